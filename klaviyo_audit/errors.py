@@ -1,0 +1,33 @@
+"""The exceptions this package raises, in a module of their own so that imports never loop."""
+
+from __future__ import annotations
+
+
+class KlaviyoAuditError(Exception):
+    """Base class of every error this package raises itself.
+
+    What the SDK or the audited function raises is never wrapped in one of these.
+    """
+
+
+class ConfigurationError(KlaviyoAuditError):
+    """A setting is unknown, has a value that is not allowed, or does not fit the others."""
+
+
+class AuditUnavailable(KlaviyoAuditError):  # noqa: N818  (the name is public contract)
+    """The journal cannot take a record and the policy is ``on_failure="block"``.
+
+    Raised before the call: nothing was sent to Klaviyo.
+    """
+
+
+class AccessDenied(KlaviyoAuditError):  # noqa: N818  (the name is public contract)
+    """The guard does not allow this call. Nothing was sent to Klaviyo."""
+
+
+class JournalCorrupt(KlaviyoAuditError):  # noqa: N818  (the name is public contract)
+    """A journal, or a part of it that is needed to go on, does not hold what it should."""
+
+
+class WebhookVerificationError(KlaviyoAuditError):
+    """A webhook delivery is not what Klaviyo signed, or is too old."""
