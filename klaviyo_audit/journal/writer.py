@@ -1,0 +1,438 @@
+"""Appending entries to the journal: one lock-free ``os.write`` a line, from any thread."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import secrets
+import sys
+import threading
+import time
+import weakref
+from os import getpid
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+from uuid_utils import uuid7
+
+from klaviyo_audit import clock
+from klaviyo_audit.entry import SCHEMA_VERSION, Phase
+from klaviyo_audit.journal import folder
+from klaviyo_audit.journal.commit import GroupCommit, sync_folder
+from klaviyo_audit.journal.format import encodable, encode
+from klaviyo_audit.journal.locks import LifeLock
+from klaviyo_audit.journal.losses import Losses
+from klaviyo_audit.journal.space import Level, Space
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+_LOOK_SECONDS: Final = 0.25
+"""How often a writer checks that its file is still the journal."""
+_REOPEN_SECONDS: Final = 0.5
+"""How long a writer that could not open the journal waits before it tries again."""
+_GOODBYE_SECONDS: Final = 1.0
+"""How long `JournalWriter.close` waits for threads that are just writing a line."""
+
+
+class _Identity:
+    """One writer: its id, its counter, and the lock that shows it is alive."""
+
+    __slots__ = ("id", "life", "next", "pid", "threads")
+
+    def __init__(self) -> None:
+        self.id = secrets.token_hex(8)
+        self.pid = getpid()
+        self.next: Callable[[], int] = itertools.count().__next__
+        self.life: LifeLock | None = None
+        self.threads = threading.local()
+
+
+class _Pen:
+    """An identity with the file it writes to. Threads take it whole, in one load."""
+
+    __slots__ = ("fd", "file", "identity")
+
+    def __init__(self, identity: _Identity, file: folder.AppendFile) -> None:
+        self.identity = identity
+        self.file = file
+        self.fd = file.fd
+
+    def is_unlinked(self) -> bool:
+        return os.fstat(self.fd).st_nlink == 0
+
+
+class JournalWriter:
+    """This process's pen. Threads share it; a forked child becomes a new writer by itself.
+
+    Args:
+        directory: The journal's folder; made when it is missing.
+        user_id: Who is named in the lines about the journal itself.
+        origin: Service, environment and host for the entries' ``origin``.
+        opening: Facts for the first line's ``metadata``.
+        on_loss: Called (under no lock) with the error whenever an entry was lost.
+        sync: Make each line durable (survive power loss) before `append` returns.
+        space: Watches the disk; None to write until it is full.
+        on_low_space: Called (under the lock) with the level and the free bytes when it changes.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        user_id: str,
+        origin: Mapping[str, str | None],
+        opening: Mapping[str, Any],
+        on_loss: Callable[[Exception], None],
+        sync: bool = False,
+        space: Space | None = None,
+        on_low_space: Callable[[Level, int], None] | None = None,
+    ) -> None:
+        self.directory = directory
+        self.path = directory / folder.JOURNAL_NAME
+        self._user_id = user_id
+        self._origin = {name: value for name, value in origin.items() if value is not None}
+        self._opening = dict(opening)
+        self._on_loss = on_loss
+        self._syncs = sync
+        self._space = space or Space(directory)
+        self._on_low_space = on_low_space
+        self._previous: str | None = None
+        self._start()
+        _writers.add(self)
+
+    def _start(self) -> None:
+        """Become a process's writer that has written nothing."""
+        self._identity = _Identity()
+        self._pen: _Pen | None = None
+        self._lock = threading.RLock()
+        self._commit = GroupCommit() if self._syncs else None
+        self._level = Level.ENOUGH
+        self._losses: Losses | None = None
+        self.lost = 0
+        """Entries lost by this writer."""
+        self._look_at = self._retry_at = 0.0
+        self._open_error: OSError | None = None
+        self._size_seen = 0
+
+    @property
+    def id(self) -> str:
+        """The writer's id; another one in a forked child and after `close`."""
+        return self._identity.id
+
+    @property
+    def pid(self) -> int:
+        """The process the writer belongs to."""
+        return self._identity.pid
+
+    def open(self) -> OSError | None:
+        """Open the journal now instead of at the first entry.
+
+        Returns:
+            What prevented it, or None.
+        """
+        with self._lock:
+            self._retry_at = 0.0
+            return None if self._ready() is not None else self._open_error
+
+    def append(self, members: dict[str, Any], *, linked: bool = False) -> OSError | None:
+        """Write one entry.
+
+        Args:
+            members: The entry in order, with room (any value) for ``writer``, ``n`` and
+                ``origin``, which are filled in here.
+            linked: Make sure that the line is in a file that has a name, at the cost of two
+                ``fstat``: a deleted file takes writes without complaint.
+
+        Returns:
+            None when the line is in the file; else what went wrong. The loss is counted already.
+        """
+        pen = self._pen
+        if pen is None or pen.identity.pid != getpid():
+            pen = self._ready()
+            if pen is None:
+                return self._lose(members, None, self._open_error or OSError("journal not open"))
+        elif monotonic() >= self._look_at or (linked and pen.is_unlinked()):
+            pen = self._look(pen)
+        if self._level is Level.STOP:
+            return self._lose(members, None, _no_space(self._space.free))
+        if self._losses is not None:
+            self._write_gap(pen)
+        number = pen.identity.next()
+        error = self._write(pen, members, number)
+        if linked and error is None and pen.is_unlinked():
+            pen = self._look(pen)
+            number = pen.identity.next()
+            error = (
+                OSError("the journal was deleted and cannot be made again")
+                if pen.is_unlinked()
+                else self._write(pen, members, number)
+            )
+        if error is not None:
+            return self._lose(members, number, error)
+        if self._commit is not None:
+            error = self._commit.commit(pen)
+            if error is not None:
+                return self._lose(members, None, error)
+        return None
+
+    def refuse(self, members: dict[str, Any], error: OSError) -> OSError:
+        """Count an entry as lost that somebody before the file could not take."""
+        return self._lose(members, None, error)
+
+    def origin(self) -> orjson.Fragment:
+        """The ``origin`` of an entry made on this thread."""
+        return self._origin_of(self._identity)
+
+    def _write(self, pen: _Pen, members: dict[str, Any], number: int) -> OSError | None:
+        identity = pen.identity
+        members["writer"] = identity.id
+        members["n"] = number
+        if members["origin"] is None:
+            members["origin"] = self._origin_of(identity)
+        try:
+            line = encode(members)
+        except TypeError:
+            line = encode(encodable(members))
+        try:
+            written = os.write(pen.fd, line)
+            if written != len(line):
+                # What got in is a torn piece. A second try may be whole, and readers find it.
+                self._note_torn(pen, written)
+                written = os.write(pen.fd, line)
+                if written != len(line):
+                    self._note_torn(pen, written)
+                    return OSError(errno.ENOSPC, "only a part of the line could be written")
+        except OSError as error:
+            return error
+        return None
+
+    def close(self) -> None:
+        """Say goodbye and let go of the journal. An entry after this opens a new writer."""
+        with self._lock:
+            if self._identity.pid != getpid():
+                self._adopt()
+                return
+            pen = self._pen
+            if pen is None and self._losses is not None:
+                pen = self._ready()
+            if pen is None:
+                return
+            if self._losses is not None:
+                self._write_gap(pen)
+            # From here on other threads open a new writer.
+            self._pen = None
+            self._previous = pen.identity.id
+            self._identity = _Identity()
+        if _wait_until_unused(pen):
+            number = pen.identity.next()
+            self._say(pen, "journal.close", {"lines": number + 1}, number)
+        if pen.identity.life is not None:
+            pen.identity.life.release(remove=True)
+
+    # What follows happens seldom, and under the lock.
+
+    def _ready(self) -> _Pen | None:
+        """The open pen, opened if need be; None when that is not possible now."""
+        with self._lock:
+            if self._identity.pid != getpid():
+                self._adopt()
+            if self._pen is not None:
+                return self._pen
+            now = monotonic()
+            if now < self._retry_at:
+                return None
+            error = self._open_first()
+            if error is not None:
+                self._retry_at = now + _REOPEN_SECONDS
+            self._open_error = error
+            return self._pen
+
+    def _open_first(self) -> OSError | None:
+        identity = self._identity
+        try:
+            pen = self._open_file()
+        except OSError as error:
+            return error
+        metadata = dict(self._opening)
+        if self._previous is not None:
+            metadata["previous"] = self._previous
+        refusal = self._say(pen, "journal.open", metadata, identity.next())
+        if refusal is not None:
+            # Nothing of this writer is in the file yet: its numbers start anew.
+            identity.next = itertools.count().__next__
+            return refusal
+        self._pen = pen
+        return None
+
+    def _open_file(self) -> _Pen:
+        folder.make(self.directory)
+        identity = self._identity
+        if identity.life is None:
+            identity.life = LifeLock(self.directory / folder.WRITERS_NAME / identity.id)
+        file = folder.AppendFile(self.path)
+        while not file.is_at(self.path):
+            # Rotated away between opening and locking; the next one is there or will be made.
+            file = folder.AppendFile(self.path)
+        if self._syncs:
+            sync_folder(self.directory)
+            sync_folder(self.directory.parent)
+        self._look_at = monotonic() + _LOOK_SECONDS
+        self._size_seen = os.fstat(file.fd).st_size
+        self._level = self._space.look()
+        if self._level is Level.ENOUGH:
+            self._space.hold_reserve()
+        return _Pen(identity, file)
+
+    def _look(self, pen: _Pen) -> _Pen:
+        """Check that the open file still is the journal; else open that one, and say so."""
+        with self._lock:
+            if self._pen is not pen:
+                # Reopened by another thread, or closed: then this is the pen's last line.
+                return self._pen if self._pen is not None else pen
+            self._look_at = monotonic() + _LOOK_SECONDS
+            self._look_at_space(pen)
+            if pen.file.is_at(self.path):
+                size = os.fstat(pen.fd).st_size
+                if size < self._size_seen:
+                    sizes = {"size_seen": self._size_seen, "size": size}
+                    self._say(pen, "journal.truncated", sizes, pen.identity.next())
+                self._size_seen = size
+                return pen
+            try:
+                other = self._open_file()
+            except OSError as error:
+                # The old file still takes lines, which is better than losing them.
+                self._open_error = error
+                return pen
+            what = "deleted" if pen.is_unlinked() else "renamed or replaced"
+            reason = {"reason": f"the journal was {what}"}
+            self._say(other, "journal.reopen", reason, other.identity.next())
+            self._pen = other
+            return other
+
+    def _look_at_space(self, pen: _Pen) -> None:
+        level, before = self._space.look(), self._level
+        if level is Level.ENOUGH:
+            self._space.hold_reserve()
+        if level is before:
+            return
+        self._level = level
+        facts = {"level": level.name.lower(), "free_bytes": self._space.free}
+        self._say(pen, "journal.space", facts, pen.identity.next())
+        if self._on_low_space is not None:
+            self._on_low_space(level, self._space.free)
+
+    def _say(
+        self,
+        pen: _Pen,
+        action: str,
+        metadata: dict[str, Any],
+        number: int,
+        phase: Phase = Phase.JOURNAL,
+    ) -> OSError | None:
+        """Write a line about the journal itself, if need be into the reserve."""
+        members = {
+            "v": SCHEMA_VERSION,
+            "id": str(uuid7()),
+            "writer": None,
+            "n": None,
+            "timestamp": clock.now(),
+            "phase": phase.value,
+            "action": action,
+            "user_id": self._user_id,
+            "origin": None,
+            "metadata": metadata,
+        }
+        error = self._write(pen, members, number)
+        if error is not None and self._space.give_up_reserve(error):
+            error = self._write(pen, members, number)
+        if error is None and self._commit is not None:
+            error = self._commit.commit(pen)
+        return error
+
+    def _write_gap(self, pen: _Pen) -> None:
+        with self._lock:
+            losses = self._take_losses()
+            if losses is None:
+                return
+            number = pen.identity.next()
+            if self._say(pen, "journal.gap", losses.metadata(), number, Phase.GAP) is not None:
+                losses.add_number(number)
+                meanwhile = self._take_losses()
+                if meanwhile is not None:
+                    losses.merge(meanwhile)
+                self._losses = losses
+
+    def _take_losses(self) -> Losses | None:
+        losses, self._losses = self._losses, None
+        return losses
+
+    def _lose(self, members: dict[str, Any], number: int | None, error: OSError) -> OSError:
+        with self._lock:
+            if self._losses is None:
+                self._losses = Losses(self._identity.id)
+            self._losses.add(str(members["action"]), number, error)
+            self.lost += 1
+        self._on_loss(error)
+        return error
+
+    def _note_torn(self, pen: _Pen, written: int) -> None:
+        with self._lock:
+            if self._losses is None:
+                self._losses = Losses(pen.identity.id)
+            # With O_APPEND the position stands behind what this descriptor wrote last.
+            end = os.lseek(pen.fd, 0, os.SEEK_CUR)
+            self._losses.add_torn(end - written, written)
+
+    def _origin_of(self, identity: _Identity) -> orjson.Fragment:
+        """The entry's ``origin``, encoded once a thread."""
+        try:
+            known: orjson.Fragment = identity.threads.origin
+        except AttributeError:
+            pass
+        else:
+            return known
+        thread = threading.current_thread().name[:100]
+        facts = {**self._origin, "pid": identity.pid, "thread": thread}
+        fragment = orjson.Fragment(orjson.dumps(encodable(facts)))
+        identity.threads.origin = fragment
+        return fragment
+
+    def _adopt(self) -> None:
+        """In a forked child: leave the parent's descriptors alone and become a new writer."""
+        if self._identity.life is not None:
+            self._identity.life.forget()
+        self._previous = self._identity.id
+        self._start()
+
+
+def _no_space(free: int) -> OSError:
+    return OSError(errno.ENOSPC, f"low space: {free} bytes free, less than low_space_stop")
+
+
+def _wait_until_unused(pen: _Pen) -> bool:
+    """Wait until no other thread has the pen in hand; its references tell."""
+    deadline = monotonic() + _GOODBYE_SECONDS
+    # Our caller's variable, our parameter, and getrefcount's own.
+    alone = 3
+    while sys.getrefcount(pen) > alone:
+        if monotonic() > deadline:
+            return False
+        time.sleep(0.001)
+    return True
+
+
+_writers: weakref.WeakSet[JournalWriter] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    # A lock that was held at the fork would never be released here; `_adopt` makes new ones.
+    for writer in list(_writers):
+        writer._adopt()  # noqa: SLF001
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
