@@ -1,0 +1,388 @@
+"""One configuration of auditing, and the process's default one."""
+
+from __future__ import annotations
+
+import atexit
+import getpass
+import os
+import platform
+import sys
+import threading
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
+
+from klaviyo_audit._version import __version__
+from klaviyo_audit.decorator import audited_function
+from klaviyo_audit.errors import AuditUnavailable, ConfigurationError
+from klaviyo_audit.journal.behind import WriteBehind
+from klaviyo_audit.journal.space import Level, Space
+from klaviyo_audit.journal.writer import JournalWriter
+from klaviyo_audit.klaviyo import instrument as instrumentation
+from klaviyo_audit.klaviyo import proxy
+from klaviyo_audit.objects import AuditedObject, audit_object
+from klaviyo_audit.recorder import Recorder
+from klaviyo_audit.sinks.feed import Feed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from klaviyo_audit.entry import Result
+    from klaviyo_audit.settings import Settings
+    from klaviyo_audit.sinks.base import Sink
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+_EXIT_SECONDS = 2.0
+"""How long the end of the program may wait for sinks that run in it."""
+
+
+class Auditor:
+    """Audits clients and functions into one journal.
+
+    Each argument overrides the setting of its name (docs/settings.md); what is not given comes
+    from the environment, the settings file, or the default.
+
+    Args:
+        journal: Folder of the journal (setting ``dir``).
+        sinks: Where entries go beside the journal: names of sinks, or `Sink` objects.
+        **settings: Any other setting by its name.
+
+    Raises:
+        ConfigurationError: A setting is unknown or has a value that is not allowed.
+        AuditUnavailable: The journal cannot be opened and ``on_failure`` is ``"block"``.
+
+    Example:
+        >>> with Auditor(journal="trail", environment="staging") as auditor:
+        ...     klaviyo = auditor.audit(KlaviyoAPI(key))  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        journal: str | Path | None = None,
+        *,
+        sinks: Sequence[str | Sink] | None = None,
+        **settings: Any,
+    ) -> None:
+        from klaviyo_audit.settings import load
+
+        if journal is not None:
+            settings["dir"] = journal
+        live = [sink for sink in sinks or () if not isinstance(sink, str)]
+        if sinks is not None:
+            settings["sinks"] = tuple(sink for sink in sinks if isinstance(sink, str))
+        self.settings: Settings = load(**settings)
+        live = [*live, *(_sink(name) for name in self.settings.sinks)]
+        service = self.settings.service or _program_name()
+        fallback = self.settings.user_id is None
+        user = self.settings.user_id or f"{service}/{_system_user()}"
+        self._writer: JournalWriter | WriteBehind = JournalWriter(
+            self.settings.dir.absolute(),
+            user_id=user,
+            origin={
+                "service": service,
+                "environment": self.settings.environment,
+                "host": self.settings.host,
+            },
+            opening={"versions": _versions(), "settings": self.settings.digest()},
+            on_loss=self._lost,
+            sync=self.settings.durability == "fsync",
+            space=Space(
+                self.settings.dir.absolute(),
+                warn=self.settings.low_space_warn,
+                stop=self.settings.low_space_stop,
+                reserve=self.settings.reserve_bytes,
+            ),
+            on_low_space=self._low_space,
+        )
+        if self.settings.durability == "async":
+            if self.settings.on_failure == "block":
+                raise ConfigurationError(
+                    "durability='async' and on_failure='block' exclude each other: a record that "
+                    "waits in memory cannot be there before the call. Use durability='flush'."
+                )
+            self._writer = WriteBehind(self._writer)
+        self.recorder = Recorder(
+            self._writer,
+            default_user=user,
+            default_is_fallback=fallback,
+            intents=self.settings.intents,
+            on_failure=self.settings.on_failure,
+            capture=self.settings.capture,
+        )
+        problem = self._writer.open()
+        if problem is not None:
+            if self.settings.on_failure == "block":
+                raise AuditUnavailable(
+                    f"the audit journal in {self._writer.directory} cannot be opened ({problem}), "
+                    "and on_failure is 'block'. Make the folder writable, or set KLAVIYO_AUDIT_DIR."
+                )
+            self.recorder.lost(problem)
+        self._feed = Feed(self._writer.path, live) if live else None
+        atexit.register(self._at_exit)
+
+    @classmethod
+    def from_env(cls) -> Self:
+        """An auditor with every setting from the environment and the settings file."""
+        return cls()
+
+    @property
+    def journal(self) -> Path:
+        """The journal's folder."""
+        return self._writer.directory
+
+    @property
+    def lost(self) -> int:
+        """Entries this process could not write to the journal so far."""
+        return self._writer.lost
+
+    def audit(self, client: T) -> T:
+        """A transparent proxy of a client; see `klaviyo_audit.audit`."""
+        value: Any = client
+        result: Any
+        if isinstance(value, proxy.AuditedClient | proxy.AuditedApiClient | AuditedObject):
+            return client
+        if proxy.is_client(value):
+            result = proxy.AuditedClient(value, self.recorder)
+        elif proxy.is_group(value):
+            result = proxy.audit_group(value, self.recorder)
+        elif proxy.is_api_client(value):
+            result = proxy.AuditedApiClient(value, self.recorder)
+        else:
+            result = audit_object(value, lambda: self.recorder)
+        return result  # type: ignore[no-any-return]
+
+    def audited(self, function: Callable[..., Any] | None = None, **options: Any) -> Any:
+        """The decorator `klaviyo_audit.audited`, bound to this auditor."""
+        return _decorate(function, lambda: self.recorder, options)
+
+    def record(
+        self,
+        action: str,
+        *,
+        resource: str | None = None,
+        result: Result | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        user_id: str | None = None,
+    ) -> str | None:
+        """Write an entry (phase ``event``) about something that is not a call.
+
+        Args:
+            action: What happened, e.g. ``"export.downloaded"``.
+            resource: To what.
+            result: How it ended.
+            metadata: Further facts; cleaned and bounded.
+            user_id: Who did it, if not the actor of the context.
+
+        Returns:
+            The entry's id; None when the journal could not take it (the loss is counted).
+        """
+        return self.recorder.event(
+            action, resource=resource, result=result, metadata=metadata, user_id=user_id
+        )
+
+    def flush(self, timeout: float = 5.0) -> bool:
+        """Wait until sinks that run in this process have got what was recorded before now.
+
+        Args:
+            timeout: Seconds to wait at most.
+
+        Returns:
+            Whether everything was delivered. The journal itself needs no flush, but with
+            ``durability="async"``: then its queue is written first.
+        """
+        if isinstance(self._writer, WriteBehind) and not self._writer.flush(timeout):
+            return False
+        return True if self._feed is None else self._feed.flush(timeout)
+
+    def close(self) -> None:
+        """Deliver what is left and write the journal's goodbye.
+
+        Calls after this are still recorded, by a new writer.
+        """
+        atexit.unregister(self._at_exit)
+        self._writer.close()
+        if self._feed is not None:
+            self._feed.close(_EXIT_SECONDS)
+            self._feed = None
+
+    def _at_exit(self) -> None:
+        self.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _low_space(self, level: Level, free: int) -> None:
+        if level is not Level.ENOUGH:
+            self.recorder.low_space(free, stopped=level is Level.STOP)
+
+    def _lost(self, error: Exception) -> None:
+        self.recorder.lost(error)
+
+    def __repr__(self) -> str:
+        return f"<Auditor journal={str(self._writer.directory)!r} writer={self._writer.id}>"
+
+
+def _decorate(
+    function: Callable[..., Any] | None, source: Callable[[], Recorder], options: dict[str, Any]
+) -> Any:
+    if function is None:
+        return lambda given: audited_function(given, source, **options)
+    return audited_function(function, source, **options)
+
+
+def _program_name() -> str:
+    return os.path.basename(sys.argv[0] if sys.argv else "") or "python"  # noqa: PTH119
+
+
+def _system_user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user id without a name
+        return str(os.getuid())
+
+
+def _versions() -> dict[str, str]:
+    names = ("klaviyo-api", "wrapt", "orjson")
+    found = {"klaviyo-audit": __version__, "python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+def _sink(name: str) -> Sink:
+    if name == "console":
+        from klaviyo_audit.sinks.console import ConsoleSink
+
+        return ConsoleSink()
+    if name == "memory":
+        from klaviyo_audit.sinks.memory import InMemorySink
+
+        return InMemorySink()
+    raise ConfigurationError(
+        f"there is no sink {name!r}; this version has: console, memory "
+        "(setting sinks, KLAVIYO_AUDIT_SINKS)"
+    )
+
+
+_default: Auditor | None = None
+_default_lock = threading.Lock()
+
+
+def default_auditor() -> Auditor:
+    """The process's default auditor, made from the settings at first use."""
+    global _default  # noqa: PLW0603  (the one piece of module state, see docs/decisions)
+    auditor = _default
+    if auditor is None:
+        with _default_lock:
+            if _default is None:
+                _default = Auditor.from_env()
+            auditor = _default
+    return auditor
+
+
+def configure(**settings: Any) -> Auditor:
+    """Replace the process's default auditor.
+
+    Args:
+        **settings: As for `Auditor`.
+
+    Returns:
+        The new default. The one before is closed; what it audits goes on being recorded.
+    """
+    global _default
+    auditor = Auditor(**settings)
+    with _default_lock:
+        before, _default = _default, auditor
+    if before is not None:
+        before.close()
+    return auditor
+
+
+def reset_default() -> None:
+    """Close the process's default auditor; the next use makes a new one."""
+    global _default
+    with _default_lock:
+        before, _default = _default, None
+    if before is not None:
+        before.close()
+
+
+def _default_recorder() -> Recorder:
+    return default_auditor().recorder
+
+
+def audit(client: T, *, auditor: Auditor | None = None) -> T:
+    """Audit every call of a client from now on.
+
+    Args:
+        client: A ``KlaviyoAPI``; or one API group (``client.Profiles``, ``ProfilesApi(...)``), an
+            ``ApiClient``, or any other object: then every public method is a call named
+            ``<class>.<method>``.
+        auditor: Which auditor; the process's default if not given.
+
+    Returns:
+        A transparent proxy: what it does, returns and raises is the client's own. The client
+        itself is not changed, and calls through it directly are not audited.
+
+    Raises:
+        ConfigurationError: The value has nothing that could be audited.
+    """
+    return (auditor or default_auditor()).audit(client)
+
+
+@overload
+def audited(function: Callable[P, R], /) -> Callable[P, R]: ...
+@overload
+def audited(
+    *,
+    action: str | None = None,
+    resource: str | None = None,
+    capture: Sequence[str] = (),
+    metadata: Mapping[str, Any] | Callable[..., Mapping[str, Any]] | None = None,
+) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+def audited(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    """Audit a function of the program's own; SDK calls made in it become its children.
+
+    For plain and ``async`` functions, generators and async generators, methods, and class and
+    static methods in either order of decorators.
+
+    Args:
+        function: The function, when used without parentheses.
+        **options: ``action`` (its name in the trail), ``resource`` (a template such as
+            ``"profile:{profile_id}"``, filled from the arguments), ``capture`` (names of arguments
+            whose values are kept, cleaned), ``metadata`` (facts, or a function of the call's
+            arguments that gives them).
+
+    Raises:
+        ConfigurationError: ``resource`` or ``capture`` name an argument that is none.
+    """
+    return _decorate(function, _default_recorder, options)
+
+
+def instrument(auditor: Auditor | None = None) -> None:
+    """Audit every ``klaviyo-api`` client of the process, code of others included.
+
+    Clients made before count too. Calls through a proxy of `audit` are not recorded twice.
+
+    Args:
+        auditor: Which auditor; the process's default if not given, also if that is replaced.
+    """
+    if auditor is None:
+        default_auditor()  # a bad setting is told here, not in somebody's call
+        instrumentation.turn_on(_default_recorder)
+    else:
+        instrumentation.turn_on(lambda: auditor.recorder)
+
+
+def uninstrument() -> None:
+    """Undo `instrument`, exactly."""
+    instrumentation.turn_off()

@@ -1,0 +1,1 @@
+"""Where entries go beside the journal."""
