@@ -1,0 +1,103 @@
+"""Auditing one call of one SDK operation."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from klaviyo_audit.context import CURRENT, SUPPRESSED
+from klaviyo_audit.klaviyo import targets
+from klaviyo_audit.klaviyo.outcome import settle
+from klaviyo_audit.klaviyo.tap import watch_attempt
+from klaviyo_audit.recorder import CallRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from klaviyo_audit.recorder import Recorder, Target
+
+
+def audited_operation(
+    recorder: Recorder, function: Callable[..., Any], run: Callable[..., Any], called_as: str
+) -> Callable[..., Any]:
+    """A function that runs an operation and leaves one outcome entry.
+
+    Args:
+        recorder: Where the entry goes.
+        function: The operation's own bound method: it gives name, help and signature.
+        run: What really runs: the SDK's retry layer around the method, or the method.
+        called_as: The name the program calls it by.
+    """
+    target: Target | None = None
+
+    def operation(*args: Any, **kwargs: Any) -> Any:
+        nonlocal target
+        if SUPPRESSED.get():
+            return run(*args, **kwargs)
+        if target is None:
+            try:
+                target = targets.target_of(function, called_as)
+            except Exception:
+                # An SDK whose methods this version cannot read: the tap still sees the request.
+                return run(*args, **kwargs)
+        return run_audited(recorder, target, run, args, kwargs)
+
+    return functools.update_wrapper(operation, function)
+
+
+def run_audited(
+    recorder: Recorder,
+    target: Target,
+    run: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """Run an SDK call from beginning to outcome. What it returns and raises is unchanged."""
+    call = CallRecord(target, CURRENT.get(), is_sdk=True)
+    token = CURRENT.set(call)
+    try:
+        result = run(*args, **kwargs)
+    except BaseException as error:
+        CURRENT.reset(token)
+        settle(recorder, call, error)
+        raise
+    CURRENT.reset(token)
+    settle(recorder, call, None)
+    return result
+
+
+def observe_call_api(
+    recorder: Recorder,
+    send: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    depth: int = 1,
+) -> Any:
+    """What stands in for `ApiClient.call_api`: an attempt of the running call, or a call itself.
+
+    Args:
+        recorder: Where the entry of a call that nobody else audits goes.
+        send: The SDK's ``call_api``, bound.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+        depth: How many frames above this one the caller of ``call_api`` stands.
+    """
+    call: CallRecord | None = CURRENT.get()
+    url = args[1] if len(args) > 1 else kwargs.get("url")
+    if call is not None and call.is_sdk:
+        if call.transport_url is None:
+            return watch_attempt(recorder, call, send, args, kwargs)
+        if call.transport_url is url:
+            # The same attempt, which the proxy's tap is watching already.
+            return send(*args, **kwargs)
+    if SUPPRESSED.get():
+        return send(*args, **kwargs)
+    method = args[0] if args else kwargs.get("method", "")
+    target = targets.target_of_caller(targets.caller(depth), str(method), str(url))
+    return run_audited(
+        recorder,
+        target,
+        lambda *given, **named: watch_attempt(recorder, CURRENT.get(), send, given, named),
+        args,
+        kwargs,
+    )

@@ -1,0 +1,139 @@
+"""Telling what became of a call: what HTTP said, not only what was raised."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from urllib3 import exceptions as urllib3_errors
+
+from klaviyo_audit import privacy
+from klaviyo_audit.entry import Result
+from klaviyo_audit.errors import AccessDenied
+from klaviyo_audit.klaviyo import capture
+from klaviyo_audit.recorder import describe_error
+
+if TYPE_CHECKING:
+    from klaviyo_audit.recorder import CallRecord, Recorder
+
+# Raised while connecting: no byte of the request was sent.
+_NOT_SENT = (
+    urllib3_errors.NewConnectionError,
+    urllib3_errors.ConnectTimeoutError,
+    urllib3_errors.NameResolutionError,
+    urllib3_errors.ProxyError,
+    urllib3_errors.SSLError,
+    urllib3_errors.LocationValueError,
+)
+_MAX_ERROR_BODY = 262_144
+_MAX_ERRORS = 10
+_OK = range(200, 400)
+
+
+def settle(recorder: Recorder, call: CallRecord, error: BaseException | None) -> None:
+    """Write the outcome of an SDK call.
+
+    Args:
+        recorder: Where the outcome goes.
+        call: The call, with what the tap noted.
+        error: What the caller gets raised, if anything.
+    """
+    status = call.status
+    if call.http is None:
+        call.http = {"attempts": call.attempts}
+        if status is not None:
+            call.http["status"] = status
+        if call.requests is not None:
+            call.http["requests"] = call.requests
+    if recorder.captures_response and call.response_data is not None:
+        call.response = capture.response_shape(getattr(call.response_data, "data", None))
+    if error is None:
+        result = Result.SUCCESS if status is None or status in _OK else Result.FAILURE
+        recorder.outcome(call, result)
+        return
+    if call.http is not None:
+        _add_klaviyo_errors(call.http, error)
+    recorder.outcome(
+        call, _result(call, status, error), describe_error(error, _stage(call, status))
+    )
+
+
+def _result(call: CallRecord, status: int | None, error: BaseException) -> Result:
+    if isinstance(error, AccessDenied):
+        return Result.DENIED
+    if status is not None:
+        return Result.SUCCESS if status in _OK else Result.FAILURE
+    # No answer. If a request may have left, nobody here knows what it did.
+    sent = call.requests is None or call.requests > 0
+    return Result.UNKNOWN if sent else Result.FAILURE
+
+
+def _stage(call: CallRecord, status: int | None) -> str:
+    if not call.attempts:
+        return "before_request"
+    if status is None:
+        return "transport"
+    return "after_response" if status in _OK else "http"
+
+
+def _add_klaviyo_errors(facts: dict[str, Any], error: BaseException) -> None:
+    """Add ``errors[].id`` and ``errors[].code``; titles and details quote what was sent."""
+    body = getattr(error, "body", None)
+    if not isinstance(body, str | bytes) or not 0 < len(body) <= _MAX_ERROR_BODY:
+        return
+    try:
+        errors = orjson.loads(body)["errors"]
+        ids = [privacy.clean_path(str(one["id"])) for one in errors[:_MAX_ERRORS] if "id" in one]
+        codes = [
+            privacy.clean_path(str(one["code"])) for one in errors[:_MAX_ERRORS] if "code" in one
+        ]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return
+    if ids:
+        facts["error_ids"] = ids
+    if codes:
+        facts["error_codes"] = codes
+
+
+def requests_in_failure(error: BaseException) -> int | None:
+    """How many HTTP requests were really sent in an attempt that ended in an exception.
+
+    urllib3 keeps count in a ``Retry`` object that it hands from one try to the next; when it
+    gives up, the newest of them is only left in the frames of the traceback.
+
+    Args:
+        error: What ``call_api`` raised.
+
+    Returns:
+        The number, or None when it cannot be known. A request that broke off counts: it may
+        have reached the server.
+    """
+    if isinstance(error, AccessDenied):
+        return 0
+    history: tuple[Any, ...] = ()
+    in_urllib3 = False
+    trace = error.__traceback__
+    while trace is not None:
+        frame = trace.tb_frame
+        if frame.f_code.co_name == "urlopen":
+            in_urllib3 = True
+            retries = frame.f_locals.get("retries")
+            newer = getattr(retries, "history", ())
+            if isinstance(newer, tuple) and len(newer) > len(history):
+                history = newer
+        trace = trace.tb_next
+    if not in_urllib3:
+        # Raised before the transport (0 sent), unless the transport is the user's own.
+        return 0 if isinstance(error, TypeError | ValueError) else None
+    sent = sum(1 for one in history if not _not_sent(one.error))
+    last = getattr(error, "reason", None) or error
+    if isinstance(last, urllib3_errors.ResponseError):
+        return sent + 1  # too many redirects or error statuses: the last one was answered too
+    return sent if _not_sent(last) else sent + 1
+
+
+def _not_sent(error: object) -> bool:
+    if isinstance(error, _NOT_SENT):
+        return True
+    # The SDK turns a failed TLS handshake into ApiException(status=0).
+    return getattr(error, "status", None) == 0

@@ -1,0 +1,118 @@
+"""Watching what really goes over HTTP: every attempt passes `ApiClient.call_api`."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from klaviyo_audit import privacy
+from klaviyo_audit.klaviyo import capture
+from klaviyo_audit.klaviyo.keys import key_of
+from klaviyo_audit.klaviyo.outcome import requests_in_failure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from klaviyo_audit.recorder import CallRecord, Recorder
+
+_INTEGER = re.compile(r"\s*(\d{1,9})")
+
+
+def watch_attempt(
+    recorder: Recorder,
+    call: CallRecord,
+    send: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """Send one attempt of a call and note what HTTP said.
+
+    Args:
+        recorder: Writes the intent before the first attempt.
+        call: The call the attempt belongs to.
+        send: The SDK's own ``call_api``, bound.
+        args: Its positional arguments: method, url, header_params, body, ...
+        kwargs: Its keyword arguments.
+
+    Raises:
+        AuditUnavailable: See `Recorder.before_request`. Nothing was sent.
+        Exception: Whatever ``send`` raises, itself.
+    """
+    url = args[1] if len(args) > 1 else kwargs.get("url")
+    if not call.attempts:
+        _describe_request(call, str(url), _argument(2, "header_params", args, kwargs))
+        if recorder.captures_request:
+            call.request = capture.request_shape(str(url), _argument(3, "body", args, kwargs))
+        recorder.before_request(call)
+    call.attempts += 1
+    call.status = call.http = None
+    call.transport_url = url
+    try:
+        response = send(*args, **kwargs)
+    except BaseException as error:
+        sent = requests_in_failure(error)
+        call.requests = None if sent is None or call.requests is None else call.requests + sent
+        raise
+    finally:
+        call.transport_url = None
+    _note_response(call, response)
+    return response
+
+
+def _argument(index: int, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return args[index] if len(args) > index else kwargs.get(name)
+
+
+def _describe_request(call: CallRecord, url: str, headers: Mapping[str, Any] | None) -> None:
+    call.resource = privacy.clean_path(privacy.url_path(url))
+    call.key = key_of(headers, url)
+    if headers:
+        revision = headers.get("revision")
+        if revision is not None:
+            call.revision = str(revision)
+
+
+def _note_response(call: CallRecord, response: Any) -> None:
+    try:
+        call.status = response.status
+        raw = response.response
+        retries = raw.retries
+        if call.requests is not None:
+            call.requests += 1 + (len(retries.history) if retries is not None else 0)
+        call.http = _http_facts(call, raw.headers)
+        call.response_data = response
+    except Exception:
+        # A transport of the user's own may answer with another type; the status is what counts.
+        call.requests = None
+
+
+def _http_facts(call: CallRecord, headers: Mapping[str, str]) -> dict[str, Any]:
+    facts: dict[str, Any] = {"status": call.status, "attempts": call.attempts}
+    if call.requests is not None:
+        facts["requests"] = call.requests
+    request_id = headers.get("x-klaviyo-req-id") or headers.get("CF-Ray")
+    if request_id is not None:
+        facts["request_id"] = privacy.clean_text(request_id, 100)
+    revision = headers.get("x-klaviyo-api-revision")
+    if revision is not None and revision != call.revision:
+        facts["revision"] = privacy.clean_text(revision, 40)
+    limits = _rate_limit(headers)
+    if limits:
+        facts["rate_limit"] = limits
+    return facts
+
+
+def _rate_limit(headers: Mapping[str, str]) -> dict[str, Any]:
+    limits: dict[str, Any] = {}
+    for name, header in (
+        ("limit", "RateLimit-Limit"),
+        ("remaining", "RateLimit-Remaining"),
+        ("reset", "RateLimit-Reset"),
+    ):
+        value = headers.get(header)
+        if value is not None and (number := _INTEGER.match(value)) is not None:
+            limits[name] = int(number.group(1))
+    retry_after = headers.get("Retry-After")
+    if retry_after is not None:
+        limits["retry_after"] = privacy.clean_text(retry_after, 60)
+    return limits

@@ -1,0 +1,111 @@
+"""Fixtures for all tests, and the check that no test's output holds a planted secret."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from klaviyo_audit import Auditor
+from klaviyo_audit.testing import FakeKlaviyo
+from tests import planted
+
+settings.register_profile(
+    "project", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("project")
+
+MAY_HOLD_SECRETS = "may_hold_planted_secrets"
+
+
+def pytest_configure(config):
+    config.addinivalue_line(
+        "markers",
+        f"{MAY_HOLD_SECRETS}: the test writes planted secrets to its folder itself, as input",
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Fail a test whose captured output, log or files hold a planted secret."""
+    report = yield
+    if call.when != "teardown" or report.failed:
+        return report
+    leaks = []
+    for when, name, content in item._report_sections:
+        leaks += [f"{secret[:8]}... in {name} of {when}" for secret in planted.found_in(content)]
+    folder = item.funcargs.get("tmp_path")
+    if folder is not None and item.get_closest_marker(MAY_HOLD_SECRETS) is None:
+        for path in folder.rglob("*"):
+            if path.is_file() and path.stat().st_size < 50_000_000:
+                text = path.read_bytes().decode("utf-8", "replace")
+                leaks += [f"{secret[:8]}... in {path.name}" for secret in planted.found_in(text)]
+    if leaks:
+        report.outcome = "failed"
+        report.longrepr = "planted secrets leaked: " + "; ".join(leaks)
+    return report
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch, tmp_path):
+    """No setting of the developer's machine reaches a test, and none writes beside it."""
+    for name in list(os.environ):
+        if name.startswith("KLAVIYO_AUDIT_") and name != "KLAVIYO_AUDIT_REQUIRE_PEERS":
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+class Trail:
+    """What a test asks of the journal it made."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / "audit.jsonl"
+
+    def lines(self) -> list[dict]:
+        if not self.path.exists():
+            return []
+        return [json.loads(line) for line in self.path.read_bytes().splitlines()]
+
+    def of(self, phase: str) -> list[dict]:
+        return [line for line in self.lines() if line["phase"] == phase]
+
+    def outcomes(self) -> list[dict]:
+        return self.of("outcome")
+
+    def outcome(self) -> dict:
+        """The only outcome."""
+        (only,) = self.outcomes()
+        return only
+
+    def last(self) -> dict:
+        return self.outcomes()[-1]
+
+
+@pytest.fixture
+def trail(tmp_path):
+    return Trail(tmp_path / "trail")
+
+
+@pytest.fixture
+def auditor(trail):
+    with Auditor(journal=trail.folder, service="shop", user_id="dana") as auditor:
+        yield auditor
+
+
+@pytest.fixture
+def fake():
+    with FakeKlaviyo() as server:
+        yield server
+
+
+@pytest.fixture
+def client(fake):
+    return fake.client(api_key=planted.API_KEY, max_delay=0.1)
+
+
+@pytest.fixture
+def klaviyo(auditor, client):
+    """An audited client of the fake server."""
+    return auditor.audit(client)

@@ -1,0 +1,291 @@
+"""instrument() sees every client of the process, once, and uninstrument() leaves no trace."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import wrapt
+from klaviyo_api.custom_retry import RetryWithExponentialBackoff
+from openapi_client.api import ProfilesApi
+from openapi_client.api_client import ApiClient
+
+from klaviyo_audit import audited, configure, instrument, suppress_audit, uninstrument
+
+PATCHED = ((ApiClient, "call_api"), (RetryWithExponentialBackoff, "with_retry"))
+LIST = {"data": {"type": "list", "attributes": {"name": "Newsletter"}}}
+
+
+@pytest.fixture
+def on(auditor):
+    instrument(auditor)
+    yield
+    uninstrument()
+
+
+def attributes():
+    return [vars(owner)[name] for owner, name in PATCHED]
+
+
+def test_clients_made_before_and_after(client, fake, auditor, trail):
+    held = client.Profiles
+    instrument(auditor)
+    try:
+        held.get_profile("held")
+        client.Profiles.get_profile("before")
+        fake.client(api_key="k" * 10).Profiles.get_profile("after")
+    finally:
+        uninstrument()
+    client.Profiles.get_profile("not audited")
+    entries = trail.outcomes()
+    assert [entry["resource"].rpartition("/")[2] for entry in entries] == [
+        "held",
+        "before",
+        "after",
+    ]
+    assert all(entry["action"] == "klaviyo.profiles.get_profile" for entry in entries)
+
+
+@pytest.mark.usefixtures("on")
+def test_attempts_of_one_call_are_one_entry(client, fake, trail, monkeypatch):
+    monkeypatch.setattr(
+        RetryWithExponentialBackoff, "exponential_backoff", lambda self, iteration: 0
+    )
+    fake.fail(429, times=1)
+    client.Lists.create_list(LIST)
+    entry = trail.outcome()
+    assert entry["http"]["attempts"] == 2
+    assert len(trail.of("intent")) == 1
+    assert trail.of("intent")[0]["id"] == entry["id"]
+
+
+@pytest.mark.usefixtures("on")
+@pytest.mark.parametrize("variant", ["", "_with_http_info", "_without_preload_content"])
+def test_variants_and_direct_use_of_openapi_client(client, trail, variant):
+    getattr(client.Profiles, "get_profile" + variant)("01H")
+    getattr(ProfilesApi(client.api_client), "get_profile" + variant)("01H")
+    through_client, direct = trail.outcomes()
+    for entry in (through_client, direct):
+        assert entry["call"]["operation"] == "get_profile"
+        assert entry["call"]["variant"] == (variant.removeprefix("_") or "plain")
+        assert entry["http"] ["status"] == 200
+
+
+@pytest.mark.usefixtures("on")
+def test_a_request_nobody_generated(client, trail):
+    """Own requests through the SDK's ApiClient are calls too, known by their path."""
+    request = client.api_client.param_serialize(
+        "GET", "/api/profiles/{id}/lists", path_params={"id": "01H"}, auth_settings=[]
+    )
+    client.api_client.call_api(*request)
+    entry = trail.outcome()
+    assert entry["call"]["path"] == "/api/profiles/{id}/lists"
+    assert "variant" not in entry["call"]
+
+
+@pytest.mark.usefixtures("on")
+def test_an_endpoint_nobody_knows(client, trail):
+    request = client.api_client.param_serialize("DELETE", "/api/unheard-of/7", auth_settings=[])
+    client.api_client.call_api(*request)
+    (intent,) = trail.of("intent")
+    entry = trail.outcome()
+    assert intent["id"] == entry["id"], "what is unknown may change data"
+    assert entry["resource"] == "/api/unheard-of/7"
+    assert entry["call"]["risk"] in ("high", "critical")
+
+
+@pytest.mark.usefixtures("on")
+def test_nothing_is_recorded_twice(client, auditor, trail):
+    klaviyo = auditor.audit(client)
+    klaviyo.Profiles.get_profile("proxy")
+    klaviyo.Profiles.get_profile_with_http_info("proxy")
+    ProfilesApi(klaviyo.api_client).get_profile("group of the proxy")
+    auditor.audit(client.Profiles).get_profile("audited group")
+    entries = trail.outcomes()
+    assert len(entries) == 4
+    assert [entry["http"]["attempts"] for entry in entries] == [1, 1, 1, 1]
+
+
+@pytest.mark.usefixtures("on")
+def test_suppressed(client, trail):
+    with suppress_audit():
+        client.Profiles.get_profile("01H")
+        ProfilesApi(client.api_client).get_profile("01H")
+    assert trail.outcomes() == []
+
+
+@pytest.mark.usefixtures("on")
+def test_a_call_made_while_another_is_in_transport_is_its_child(client, trail, monkeypatch):
+    """A transport that fetches a token first makes a call of its own inside a call."""
+    request = client.api_client.rest_client.request
+    inner = iter([True])
+
+    def fetches_first(*args, **kwargs):
+        if next(inner, False):
+            client.Accounts.get_accounts()
+        return request(*args, **kwargs)
+
+    monkeypatch.setattr(client.api_client.rest_client, "request", fetches_first)
+    client.Profiles.get_profile("01H")
+    child, parent = trail.outcomes()
+    assert child["action"] == "klaviyo.accounts.get_accounts"
+    assert child["parent_id"] == parent["id"]
+    assert parent["http"]["attempts"] == child["http"]["attempts"] == 1
+
+
+def test_undo_is_exact_100_times(auditor):
+    before = attributes()
+    for _ in range(100):
+        instrument(auditor)
+        instrument(auditor)
+        assert attributes() != before
+        uninstrument()
+        uninstrument()
+        assert all(now is then for now, then in zip(attributes(), before, strict=True))
+
+
+def test_undo_from_under_a_later_wrapper(auditor, client, trail):
+    original = vars(ApiClient)["call_api"]
+    seen = []
+
+    def later(wrapped, _instance, args, kwargs):
+        seen.append(args[0])
+        return wrapped(*args, **kwargs)
+
+    instrument(auditor)
+    try:
+        ApiClient.call_api = wrapt.FunctionWrapper(vars(ApiClient)["call_api"], later)
+        for _ in range(100):
+            uninstrument()
+            assert vars(ApiClient)["call_api"].__wrapped__ is original
+            instrument(auditor)
+        client.Profiles.get_profile("01H")
+        uninstrument()
+        client.Profiles.get_profile("01H")
+        assert seen == ["GET", "GET"]
+        assert len(trail.outcomes()) == 1
+    finally:
+        uninstrument()
+        ApiClient.call_api = original
+
+
+def test_undo_under_an_opaque_wrapper_passes_on(auditor, client, trail):
+    original = vars(ApiClient)["call_api"]
+    instrument(auditor)
+    try:
+        ours = vars(ApiClient)["call_api"]
+
+        def opaque(self, *args, **kwargs):
+            return ours.__get__(self)(*args, **kwargs)
+
+        ApiClient.call_api = opaque
+        uninstrument()
+        client.Profiles.get_profile("01H")
+        assert trail.outcomes() == []
+        for _ in range(3):
+            instrument(auditor)
+            client.Profiles.get_profile("01H")
+            uninstrument()
+        assert len(trail.outcomes()) == 3
+        assert vars(ApiClient)["call_api"] is opaque
+    finally:
+        uninstrument()
+        ApiClient.call_api = original
+
+
+def test_the_default_auditor_is_followed(client, trail, tmp_path):
+    configure(journal=tmp_path / "first").close()
+    instrument()
+    try:
+        client.Profiles.get_profile("01H")
+        configure(journal=trail.folder)
+        client.Profiles.get_profile("01H")
+    finally:
+        uninstrument()
+        configure(journal=tmp_path / "rest").close()
+    assert len(trail.outcomes()) == 1
+
+
+def test_parent_of_calls_in_an_audited_function(auditor, client, trail):
+    instrument(auditor)
+    try:
+
+        @auditor.audited
+        def redeem():
+            client.Profiles.get_profile("01H")
+
+        redeem()
+    finally:
+        uninstrument()
+    child, parent = trail.outcomes()
+    assert child["parent_id"] == parent["id"]
+    assert audited is not None
+
+
+def run(code, *, folder):
+    script = textwrap.dedent(code)
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=folder,
+    )
+
+
+def test_no_api_module_is_imported(tmp_path):
+    done = run(
+        """
+        import sys
+        import klaviyo_audit
+        klaviyo_audit.instrument(klaviyo_audit.Auditor(journal="trail"))
+        loaded = [n for n in sys.modules if n.startswith("openapi_client.api.")]
+        assert not loaded, loaded
+        from klaviyo_api import KlaviyoAPI
+        assert not [n for n in sys.modules if n.startswith("openapi_client.api.")]
+        """,
+        folder=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_instrumented_before_the_sdk_is_imported(tmp_path, fake, trail):
+    done = run(
+        f"""
+        import klaviyo_audit
+        klaviyo_audit.instrument(klaviyo_audit.Auditor(journal="trail"))
+        from klaviyo_api import KlaviyoAPI
+        KlaviyoAPI("k" * 9, test_host={fake.url!r}).Profiles.get_profile("01H")
+        klaviyo_audit.uninstrument()
+        KlaviyoAPI("k" * 9, test_host={fake.url!r}).Profiles.get_profile("01H")
+        """,
+        folder=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert trail.outcome()["action"] == "klaviyo.profiles.get_profile"
+
+
+def test_another_vendors_openapi_client_is_left_alone(tmp_path):
+    package = tmp_path / "openapi_client"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "api_client.py").write_text(
+        "class ApiClient:\n"
+        "    user_agent = 'OpenAPI-Generator/1.0.0/python'\n"
+        "    def call_api(self, *args):\n"
+        "        return 'theirs'\n"
+    )
+    done = run(
+        """
+        import sys
+        sys.path.insert(0, ".")
+        import klaviyo_audit
+        klaviyo_audit.instrument(klaviyo_audit.Auditor(journal="trail"))
+        from openapi_client.api_client import ApiClient
+        assert type(vars(ApiClient)["call_api"]).__name__ == "function"
+        assert ApiClient().call_api("GET", "http://x") == "theirs"
+        """,
+        folder=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr

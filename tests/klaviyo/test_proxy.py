@@ -1,0 +1,313 @@
+"""The proxy is transparent, keeps its groups, and leaves the wrapped client alone."""
+
+import copy
+import inspect
+import pickle
+
+import pytest
+from klaviyo_api import KlaviyoAPI
+from openapi_client.api import ProfilesApi
+
+from klaviyo_audit import Auditor, ConfigurationError, suppress_audit
+from tests import planted
+
+
+def test_one_line_leaves_a_complete_entry(klaviyo, trail, auditor):
+    profile = klaviyo.Profiles.get_profile("01HPROFILE")
+    assert profile.data.id == "01HPROFILE"
+    entry = trail.outcome()
+    assert entry["action"] == "klaviyo.profiles.get_profile"
+    assert entry["user_id"] == "dana"
+    assert entry["resource"] == "/api/profiles/01HPROFILE"
+    assert entry["result"] == "success"
+    assert entry["duration_ms"] > 0
+    call = entry["call"]
+    from importlib.metadata import version
+
+    assert call.pop("sdk") == version("klaviyo-api")
+    assert call.pop("revision") == KlaviyoAPI._REVISION
+    assert call == {
+        "group": "Profiles",
+        "operation": "get_profile",
+        "called_as": "get_profile",
+        "variant": "plain",
+        "method": "GET",
+        "path": "/api/profiles/{id}",
+        "scopes": ["profiles:read"],
+        "risk": call["risk"],
+        "personal_data": True,
+    }
+    assert entry["key"]["kind"] == "private"
+    assert len(entry["key"]["fingerprint"]) == 12
+    assert entry["origin"]["service"] == "shop"
+
+
+def test_the_wrapped_client_is_untouched_and_not_audited(client, auditor, trail):
+    before = dict(vars(client)), dict(vars(type(client))), dict(vars(client.api_client))
+    audited = auditor.audit(client)
+    audited.Profiles.get_profile("01HPROFILE")
+    after = dict(vars(client)), dict(vars(type(client))), dict(vars(client.api_client))
+    assert before == after
+    client.Profiles.get_profile("01HPROFILE")
+    assert len(trail.outcomes()) == 1
+
+
+def test_isinstance_attributes_and_dir(klaviyo, client):
+    assert isinstance(klaviyo, KlaviyoAPI)
+    assert isinstance(klaviyo.Profiles, ProfilesApi)
+    assert dir(klaviyo) == dir(client)
+    assert set(dir(client.Profiles)) == set(dir(klaviyo.Profiles))
+    assert klaviyo.max_retries == client.max_retries
+    klaviyo.max_retries = 7
+    assert client.max_retries == 7
+    assert klaviyo.configuration is client.configuration
+    assert type(klaviyo.Profiles).__name__ == "ProfilesApi"
+
+
+def test_name_help_and_signature_are_the_operations_own(klaviyo):
+    operation = klaviyo.Profiles.get_profile
+    bound = ProfilesApi(None).get_profile
+    assert operation.__name__ == "get_profile"
+    assert operation.__doc__ == bound.__doc__
+    assert inspect.signature(operation) == inspect.signature(bound)
+    assert "id" in inspect.signature(operation).parameters
+    assert inspect.signature(klaviyo.Profiles.get_profile_with_http_info).parameters
+
+
+def test_groups_are_kept(klaviyo):
+    assert klaviyo.Profiles is klaviyo.Profiles
+    assert klaviyo.Profiles is not klaviyo.Lists
+
+
+def test_a_new_api_client_is_taken_up(klaviyo, client, fake, trail):
+    klaviyo.Profiles.get_profile("before")
+    other = KlaviyoAPI(planted.OTHER_KEY, test_host=fake.url)
+    client.api_client = other.api_client
+    klaviyo.Profiles.get_profile("after")
+    first, second = trail.outcomes()
+    assert first["key"]["fingerprint"] != second["key"]["fingerprint"]
+    assert fake.requests[-1].headers["authorization"].endswith(planted.OTHER_KEY)
+    klaviyo.api_client = KlaviyoAPI(planted.SITE_KEY, test_host=fake.url).api_client
+    klaviyo.Profiles.get_profile("again")
+    assert trail.last()["key"]["site"] == "AbC123"
+
+
+def test_changed_settings_of_the_client_count(klaviyo, client, fake, trail):
+    klaviyo.Profiles.get_profile("before")
+    client.retry_wrapper.num_retries = 1
+    fake.fail(504, times=None)
+    with pytest.raises(Exception, match="504"):
+        klaviyo.Lists.create_list({"data": {"type": "list", "attributes": {"name": "x"}}})
+    assert trail.last()["http"]["attempts"] == 1
+    fake.heal()
+    client.configuration.api_key["Klaviyo-API-Key"] = f"Klaviyo-API-Key {planted.SITE_KEY}"
+    klaviyo.Profiles.get_profile("after")
+    assert trail.last()["key"]["site"] == "AbC123"
+    client.configuration.host = "http://127.0.0.1:9"
+    with pytest.raises(Exception, match="127.0.0.1"):
+        klaviyo.Profiles.get_profile("nowhere")
+
+
+def test_a_subclass_with_its_own_retry_logic(auditor, fake, trail):
+    used = []
+
+    class Shop(KlaviyoAPI):
+        def retry_logic(self, func, *args, **kwargs):
+            used.append(func.__name__)
+            return super().retry_logic(func, *args, **kwargs)
+
+    auditor.audit(Shop(planted.API_KEY, test_host=fake.url)).Profiles.get_profile("01H")
+    assert "get_profile" in used
+    assert len(trail.outcomes()) == 1
+
+
+def test_aliases_and_variants(klaviyo, trail):
+    body = {"data": {"type": "profile-subscription-bulk-create-job"}}
+    names = [
+        "bulk_subscribe_profiles",
+        "subscribe_profiles",
+        "subscribe_profiles_with_http_info",
+        "subscribe_profiles_without_preload_content",
+    ]
+    body = {
+        "data": {
+            "type": "profile-subscription-bulk-create-job",
+            "attributes": {"profiles": {"data": []}},
+        }
+    }
+    for name in names:
+        getattr(klaviyo.Profiles, name)(body)
+    calls = [entry["call"] for entry in trail.outcomes()]
+    assert [call["called_as"] for call in calls] == names
+    assert {call["operation"] for call in calls} == {ProfilesApi.subscribe_profiles.__name__}
+    assert [call["variant"] for call in calls] == [
+        "plain",
+        "plain",
+        "with_http_info",
+        "without_preload_content",
+    ]
+
+
+def test_key_of_one_call(klaviyo, trail):
+    klaviyo.Profiles.get_profile("01H")
+    klaviyo.Profiles.get_profile("01H", _request_auth=planted.SITE_KEY)
+    usual, other = trail.outcomes()
+    assert usual["key"]["fingerprint"] != other["key"]["fingerprint"]
+    assert other["key"]["site"] == "AbC123"
+
+
+def test_oauth(auditor, fake, trail):
+    klaviyo = auditor.audit(
+        KlaviyoAPI(None, access_token=planted.OAUTH_TOKEN, test_host=fake.url)
+    )
+    klaviyo.Profiles.get_profile("01H")
+    assert trail.outcome()["key"]["kind"] == "oauth"
+
+
+def test_label_names_the_variable_the_key_is_in(auditor, fake, trail, monkeypatch):
+    monkeypatch.setenv("SHOP_WRITE_KEY", planted.OTHER_KEY)
+    from klaviyo_audit.klaviyo import keys
+
+    keys._known.clear()
+    auditor.audit(KlaviyoAPI(planted.OTHER_KEY, test_host=fake.url)).Profiles.get_profile("01H")
+    assert trail.outcome()["key"]["label"] == "SHOP_WRITE_KEY"
+
+
+def test_revision_of_one_call(klaviyo, trail):
+    klaviyo.api_client.default_headers["revision"] = "2026-07-15.pre"
+    klaviyo.Profiles.get_profile("01H")
+    assert trail.outcome()["call"]["revision"] == "2026-07-15.pre"
+
+
+def test_audit_of_an_audited_client_is_itself(klaviyo, auditor):
+    assert auditor.audit(klaviyo) is klaviyo
+    assert auditor.audit(klaviyo.Profiles) is klaviyo.Profiles
+
+
+@pytest.mark.parametrize("how", ["property", "constructed", "api_client"])
+def test_one_group(how, client, fake, auditor, trail):
+    group = {
+        "property": lambda: auditor.audit(client.Profiles),
+        "constructed": lambda: auditor.audit(ProfilesApi(client.api_client)),
+        "api_client": lambda: ProfilesApi(auditor.audit(client.api_client)),
+    }[how]()
+    assert isinstance(group, ProfilesApi)
+    group.get_profile("01H")
+    group.get_profile_with_http_info("01H")
+    first, second = trail.outcomes()
+    assert first["action"] == second["action"] == "klaviyo.profiles.get_profile"
+    assert second["call"]["variant"] == "with_http_info"
+    assert first["http"]["attempts"] == 1
+
+
+def test_one_group_keeps_the_retries_of_its_client(client, fake, auditor, trail, monkeypatch):
+    monkeypatch.setattr(
+        "klaviyo_api.custom_retry.RetryWithExponentialBackoff.exponential_backoff",
+        lambda self, iteration: 0,
+    )
+    group = client.Profiles
+    audited = auditor.audit(group)
+    fake.fail(429, times=2)
+    audited.get_profile("01H")
+    assert trail.outcome()["http"]["attempts"] == 3
+    group.get_profile("01H")
+    assert len(trail.outcomes()) == 1, "the group itself is not audited"
+
+
+def test_a_group_wrapped_in_an_unknown_way_is_refused(client, auditor):
+    group = client.Profiles
+    group.get_profile = lambda *args: None
+    with pytest.raises(ConfigurationError, match=r"audit\(client\)"):
+        auditor.audit(group)
+
+
+def test_page_cursor_of_the_sdk_still_works(klaviyo, fake):
+    klaviyo.Profiles.get_profiles(
+        page_cursor="https://a.klaviyo.com/api/profiles/?page%5Bcursor%5D=abc%3D&x=1"
+    )
+    assert "abc" in fake.requests[-1].query
+    assert "https" not in fake.requests[-1].query
+
+
+def test_pickle_says_why_not(klaviyo):
+    with pytest.raises(TypeError, match="cannot be pickled.*in the process that uses it") as caught:
+        pickle.dumps(klaviyo)
+    assert planted.API_KEY not in str(caught.value)
+    with pytest.raises(TypeError, match="cannot be pickled"):
+        pickle.dumps(klaviyo.api_client)
+
+
+def test_copies_stay_audited(klaviyo, trail):
+    copy.copy(klaviyo).Profiles.get_profile("01H")
+    assert len(trail.outcomes()) == 1
+
+
+def test_suppressed_calls_leave_nothing(klaviyo, trail):
+    with suppress_audit():
+        klaviyo.Profiles.get_profile("01H")
+    assert trail.outcomes() == []
+
+
+def test_a_group_that_does_not_exist(klaviyo):
+    with pytest.raises(AttributeError, match="Profles"):
+        klaviyo.Profles  # noqa: B018
+
+
+def test_an_operation_that_does_not_exist(klaviyo):
+    with pytest.raises(AttributeError, match="get_profle"):
+        klaviyo.Profiles.get_profle("01H")
+
+
+@pytest.mark.parametrize("value", [None, "client", 5, KlaviyoAPI, pytest, len, {}])
+def test_what_cannot_be_audited(value, auditor):
+    with pytest.raises(ConfigurationError, match=r"audit\(\) was given"):
+        auditor.audit(value)
+
+
+class Ledger:
+    def __init__(self):
+        self.total = 0
+
+    def add(self, amount):
+        """Add an amount."""
+        self.total += amount
+        return self.total
+
+    def fail(self):
+        raise LookupError(planted.EMAIL)
+
+    async def later(self, amount):
+        return amount
+
+    @property
+    def balance(self):
+        return self.total
+
+    def _private(self):
+        return 1
+
+
+def test_any_other_object(auditor, trail):
+    import asyncio
+
+    ledger = auditor.audit(Ledger())
+    assert isinstance(ledger, Ledger)
+    assert ledger.add(5) == 5
+    assert ledger.balance == 5
+    assert ledger._private() == 1
+    assert asyncio.run(ledger.later(3)) == 3
+    assert ledger.add.__doc__ == "Add an amount."
+    with pytest.raises(LookupError):
+        ledger.fail()
+    entries = trail.outcomes()
+    assert [entry["action"] for entry in entries] == ["Ledger.add", "Ledger.later", "Ledger.fail"]
+    assert entries[2]["error"] == {"type": "LookupError", "module": "builtins", "stage": "function"}
+    with pytest.raises(TypeError, match="cannot be pickled"):
+        pickle.dumps(ledger)
+
+
+def test_two_auditors_two_journals(client, tmp_path, trail, auditor):
+    with Auditor(journal=tmp_path / "other") as other:
+        other.audit(client).Profiles.get_profile("01H")
+    assert trail.outcomes() == []
+    assert (tmp_path / "other" / "audit.jsonl").read_text().count('"outcome"') == 1
