@@ -1,0 +1,68 @@
+"""What a person is told about settings that were refused, with no secret in it."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import TYPE_CHECKING, Any
+
+from klaviyo_audit.errors import ConfigurationError
+from klaviyo_audit.settings_sources import ENV_PREFIX, Given, printable, variable
+from klaviyo_audit.settings_types import allowed, choices, is_secret
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pydantic.fields import FieldInfo
+
+# A key that was put into the wrong setting must not be repeated in the message about it.
+_MAY_BE_KEY = re.compile(r"[A-Za-z0-9_+/=-]{20}")
+_LONGEST_SHOWN = 80
+_SHOWN_BITS = 128
+
+
+def refusal(refused: Mapping[str, Given], specs: Mapping[str, FieldInfo]) -> ConfigurationError:
+    """One error about all `refused` values, by setting; `specs` are all settings there are."""
+    problems = [
+        _wrong(name, given, specs[name]) if name in specs else _unknown(name, given.source, specs)
+        for name, given in refused.items()
+    ]
+    if len(problems) == 1:
+        return ConfigurationError(problems[0])
+    lines = "".join(f"\n  {problem}" for problem in problems)
+    return ConfigurationError(f"{len(problems)} settings are wrong:{lines}")
+
+
+def _wrong(name: str, given: Given, spec: FieldInfo) -> str:
+    shown = "the value (a secret, not shown)" if is_secret(spec) else _shown(given.value)
+    text = given.value.lower() if isinstance(given.value, str) else ""
+    near = difflib.get_close_matches(text, choices(spec), n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    words = allowed(spec).replace("`", "")
+    return f"{name}: {shown} is not allowed (from {given.source}); allowed: {words}{hint}"
+
+
+def _unknown(name: str, source: str, specs: Mapping[str, FieldInfo]) -> str:
+    plain = name.removeprefix(ENV_PREFIX).lower()
+    near = difflib.get_close_matches(plain, specs, n=1)
+    if near:
+        meant = variable(near[0]) if name.startswith(ENV_PREFIX) else near[0]
+        hint = f"did you mean {meant}?"
+    else:
+        hint = f"the settings are {', '.join(sorted(specs))}"
+    return f"{printable(name)} is not a setting (from {source}); {hint}"
+
+
+def _shown(value: Any) -> str:
+    """A value as a message may repeat it: short, on one line, and no key by mistake."""
+    if type(value) in (list, tuple) and all(type(item) is str for item in value):
+        text = repr(list(value))
+    elif type(value) is str:
+        text = repr(value)
+    elif type(value) in (bool, float) or (type(value) is int and value.bit_length() < _SHOWN_BITS):
+        return repr(value)
+    else:
+        return f"a value of type {type(value).__name__}"
+    if len(text) > _LONGEST_SHOWN or _MAY_BE_KEY.search(text):
+        return "the value (not shown: it is long, or may be a key)"
+    return text
