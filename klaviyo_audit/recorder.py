@@ -189,7 +189,9 @@ class Recorder:
         """Write the call's outcome. Never raises: the call's own result is what counts."""
         try:
             members = self._members(call, _OUTCOME, result.value, error)
-            self._unwell = self._writer.append(members) is not None
+            # Only the next intent finds out whether the journal works again.
+            if self._writer.append(members, linked=self._block) is not None:
+                self._unwell = True
         except Exception as unforeseen:
             self._report(unforeseen)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from typing import TYPE_CHECKING
@@ -40,7 +41,9 @@ class LifeLock:
         if self._fd < 0:
             return
         if remove:
-            self.path.unlink(missing_ok=True)
+            # The folder may have been taken away; then there is nothing to remove.
+            with contextlib.suppress(OSError):
+                self.path.unlink()
         os.close(self._fd)
         self._fd = -1
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from klaviyo_audit.sinks.memory import InMemorySink
     from klaviyo_audit.testing.fake_klaviyo import FakeKlaviyo, ReceivedRequest
 
-__all__ = ["FakeKlaviyo", "ReceivedRequest"]
+__all__ = ["FakeKlaviyo", "InMemorySink", "ReceivedRequest"]
 
 _MODULES = {
+    "InMemorySink": "klaviyo_audit.sinks.memory",
     "FakeKlaviyo": "klaviyo_audit.testing.fake_klaviyo",
     "ReceivedRequest": "klaviyo_audit.testing.fake_klaviyo",
 }

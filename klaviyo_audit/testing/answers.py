@@ -75,22 +75,18 @@ def _example_of_model(model: Any, outer: tuple[Any, ...]) -> dict[str, Any]:
     members: dict[str, Any] = {}
     for attribute, spec in model.model_fields.items():
         name = spec.alias or attribute
-        if name == "id" and _is_text(spec.annotation) and not _allowed(model, attribute):
+        allowed = _allowed(model, attribute)
+        if allowed and spec.is_required():
+            is_list = typing.get_origin(_bare(spec.annotation)) is list
+            members[name] = [allowed[0]] if is_list else allowed[0]
+        elif name == "id" and not allowed and _bare(spec.annotation) is str:
             members[name] = _ID if len(outer) == _DEPTH_OF_RESOURCE else _OTHER_ID
         elif spec.is_required():
-            members[name] = _example_of_field(model, attribute, spec.annotation, outer)
+            members[name] = _example(spec.annotation, name, outer)
     return members
 
 
-def _example_of_field(model: Any, attribute: str, annotation: Any, outer: tuple[Any, ...]) -> Any:
-    allowed = _allowed(model, attribute)
-    if allowed:
-        is_list = typing.get_origin(_bare(annotation)) is list
-        return [allowed[0]] if is_list else allowed[0]
-    return _example(annotation, attribute, outer)
-
-
-def _example(annotation: Any, attribute: str, outer: tuple[Any, ...]) -> Any:
+def _example(annotation: Any, name: str, outer: tuple[Any, ...]) -> Any:
     wanted = _bare(annotation)
     origin, inner = typing.get_origin(wanted), typing.get_args(wanted)
     if origin is Literal:
@@ -100,9 +96,9 @@ def _example(annotation: Any, attribute: str, outer: tuple[Any, ...]) -> Any:
     if origin is list or wanted is list:
         item = _bare(inner[0]) if inner else str
         # A model inside itself ends here.
-        return [] if item in outer else [_example(item, attribute, outer)]
+        return [] if item in outer else [_example(item, name, outer)]
     if wanted is str:
-        return _URL if attribute.removeprefix("var_") in _LINKS else attribute
+        return _URL if name in _LINKS else name
     if wanted in _PLAIN:
         return _PLAIN[wanted]
     if isinstance(wanted, type) and issubclass(wanted, Enum):
@@ -110,7 +106,7 @@ def _example(annotation: Any, attribute: str, outer: tuple[Any, ...]) -> Any:
     if hasattr(wanted, "model_fields"):
         return _example_of_model(wanted, outer)
     raise TypeError(
-        f"No example can be made for {annotation!r}, field {attribute} of {outer[-1].__name__}"
+        f"No example can be made for {annotation!r}, field {name} of {outer[-1].__name__}"
     )
 
 
@@ -123,10 +119,6 @@ def _bare(annotation: Any) -> Any:
         choices = [each for each in typing.get_args(annotation) if each is not types.NoneType]
         return _bare(choices[0])
     return annotation
-
-
-def _is_text(annotation: Any) -> bool:
-    return _bare(annotation) is str
 
 
 def _allowed(model: Any, attribute: str) -> tuple[Any, ...]:

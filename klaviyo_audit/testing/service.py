@@ -13,6 +13,7 @@ from klaviyo_audit.testing.answers import body_of
 from klaviyo_audit.testing.exchange import Answer, Exchange, Refused, error, with_error_id
 from klaviyo_audit.testing.failures import Failures
 from klaviyo_audit.testing.http_server import Reply, Request
+from klaviyo_audit.testing.ids import resource_id
 from klaviyo_audit.testing.registry import HANDLERS
 from klaviyo_audit.testing.routes import Match, Route, operation_of, sdk_route_table
 from klaviyo_audit.testing.store import Store
@@ -100,12 +101,19 @@ class Service:
         store = self.store
         handler = self.handlers.get((route.method, route.template))
         if handler is None:
-            about = ids[-1] if route.template.endswith("}") else store.new_id(operation.name)
-            return Answer(operation.status, body_of(operation).about(about))
+            return Answer(operation.status, body_of(operation).about(self._about(route, ids)))
         with store.lock:
             return handler(
                 Exchange(operation, store, ids, request.query, request.body, self._strict)
             )
+
+    def _about(self, route: Route, ids: tuple[str, ...]) -> str:
+        """The id of the resource in a generated answer."""
+        if route.template.endswith("}"):
+            return ids[-1]
+        # What is created is new each time; what is read stays the same.
+        number = next(self._numbers) if route.method == "POST" else 1
+        return resource_id(route.template, number)
 
     def _reply(
         self,

@@ -50,10 +50,6 @@ class Store:
         self._recorded: dict[tuple[str, str, str], None] = {}
         self._identified: dict[tuple[str, str], str] = {}
 
-    def new_id(self, kind: str) -> str:
-        """An id that nothing has yet."""
-        return resource_id(kind, next(self._numbers))
-
     def get(self, kind: str, resource_id: str) -> Resource | None:
         """A remembered resource."""
         return self._kinds.get(kind, {}).get(resource_id)
