@@ -15,6 +15,7 @@ from klaviyo_audit._version import __version__
 from klaviyo_audit.decorator import audited_function
 from klaviyo_audit.errors import AuditUnavailable, ConfigurationError
 from klaviyo_audit.journal.behind import WriteBehind
+from klaviyo_audit.journal.recovery import dead_writers, recover
 from klaviyo_audit.journal.space import Level, Space
 from klaviyo_audit.journal.writer import JournalWriter
 from klaviyo_audit.klaviyo import instrument as instrumentation
@@ -120,6 +121,7 @@ class Auditor:
                     "and on_failure is 'block'. Make the folder writable, or set KLAVIYO_AUDIT_DIR."
                 )
             self.recorder.lost(problem)
+        self._recovery = self._recover_in_background() if problem is None else None
         self._feed = Feed(self._writer.path, live) if live else None
         atexit.register(self._at_exit)
 
@@ -203,6 +205,8 @@ class Auditor:
         Calls after this are still recorded, by a new writer.
         """
         atexit.unregister(self._at_exit)
+        if self._recovery is not None:
+            self._recovery.join(_EXIT_SECONDS)
         self._writer.close()
         if self._feed is not None:
             self._feed.close(_EXIT_SECONDS)
@@ -216,6 +220,25 @@ class Auditor:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _recover_in_background(self) -> threading.Thread | None:
+        """Tie the loose ends of writers that died, if there are any."""
+        own = [self._writer.id]
+        if not dead_writers(self._writer.directory, own):
+            return None
+        thread = threading.Thread(
+            target=self._recover, args=(own,), name="klaviyo-audit-recovery", daemon=True
+        )
+        thread.start()
+        return thread
+
+    def _recover(self, own: list[str]) -> None:
+        try:
+            recover(self._writer, own)
+        except Exception as error:
+            self.recorder.trouble(
+                "the journal's loose ends could not be tied", error, "klaviyo-audit resolve"
+            )
 
     def _low_space(self, level: Level, free: int) -> None:
         if level is not Level.ENOUGH:

@@ -322,6 +322,10 @@ class Recorder:
             "What is lost is counted, and a gap entry will tell as soon as the journal works again."
         )
 
+    def trouble(self, what: str, error: Exception, remedy: str) -> None:
+        """Say that something behind the program's back went wrong, and what to try."""
+        _say(f"{what} ({type(error).__name__}); the program is not affected. Try: {remedy}")
+
     def low_space(self, free: int, *, stopped: bool) -> None:
         """Say that the disk is getting full."""
         amount = f"{free // 2**20} MiB are free on the disk of {self._writer.directory}"

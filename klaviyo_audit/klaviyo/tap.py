@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from urllib3.util import parse_url
 
 from klaviyo_audit import privacy
 from klaviyo_audit.klaviyo import capture
@@ -64,7 +67,11 @@ def _argument(index: int, name: str, args: tuple[Any, ...], kwargs: dict[str, An
 
 
 def _describe_request(call: CallRecord, url: str, headers: Mapping[str, Any] | None) -> None:
-    call.resource = privacy.clean_path(privacy.url_path(url))
+    path = privacy.url_path(url)
+    if "/." in path:
+        # urllib3 resolves these before it sends: get_lists_for_profile("..") asks /api/lists.
+        path = urlsplit(parse_url(url).url).path
+    call.resource = privacy.clean_path(path)
     call.key = key_of(headers, url)
     if headers:
         revision = headers.get("revision")

@@ -312,3 +312,10 @@ def test_two_auditors_two_journals(client, tmp_path, trail, auditor):
         other.audit(client).Profiles.get_profile("01H")
     assert trail.outcomes() == []
     assert (tmp_path / "other" / "audit.jsonl").read_text().count('"outcome"') == 1
+
+
+def test_a_path_that_climbs_is_recorded_as_it_is_sent(klaviyo, fake, trail):
+    """The SDK does not quote dots and urllib3 resolves them, so another resource is asked."""
+    klaviyo.Profiles.get_lists_for_profile_without_preload_content("..")
+    assert fake.requests[-1].path == "/api/lists"
+    assert trail.outcome()["resource"] == "/api/lists"

@@ -1,0 +1,142 @@
+"""What verification needs of each line, cut out of the line's fixed head by position."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+from klaviyo_audit.entry import SCHEMA_VERSION
+from klaviyo_audit.journal.line import is_entry
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# {"v":1,"id":"<36>","writer":"<16>","n":<digits>,"timestamp":"<27>","phase":"<letters>"
+_START: Final = b'{"v":%d,"id":"' % SCHEMA_VERSION
+_ID: Final = len(_START)
+_ID_DIGITS: Final = 36
+_WRITER: Final = _ID + _ID_DIGITS
+_NUMBER: Final = _WRITER + len(b'","writer":"0123456789abcdef","n":')
+_AFTER_NUMBER: Final = b',"timestamp":"'
+_TIMESTAMP_DIGITS: Final = len("2026-11-23T19:00:00.123456Z")
+_LONGEST: Final = _NUMBER + 70
+"""Where the slice ends that has the number, the timestamp and the phase in it."""
+
+_PHASE_BYTES: Final = len(b'","phase":"outcome"')
+_PHASES: Final = {
+    f'","phase":"{phase}","action":"'.encode()[:_PHASE_BYTES]: phase
+    for phase in ("outcome", "intent", "event", "gap", "journal")
+}
+_WRITER_FIELD: Final = re.compile(rb'","writer":"[0-9a-f]{16}","n":')
+
+# Of the id, a UUID, the last 16 digits: those are the random ones.
+_KEY: Final = slice(_ID + 19, _ID + _ID_DIGITS)
+_KEY_TEXT: Final = 17
+_KEY_BYTES: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """The heads of some lines, column by column."""
+
+    writers: Sequence[bytes]
+    """Each line's writer as it stands in the line; `writer_id` makes an id of it."""
+    numbers: Sequence[int]
+    phases: Sequence[str]
+    ids: bytes
+    """Eight bytes of each line's id: enough to tell which two may be the same."""
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+
+def writer_id(field: bytes) -> str:
+    """The writer's id from an item of `Heads.writers`."""
+    return field[12:28].decode()
+
+
+def writer_field(writer: str) -> bytes:
+    """The item of `Heads.writers` for a writer's id."""
+    return b'","writer":"%b","n":' % writer.encode()
+
+
+class HeadCutter:
+    """Cuts heads; remembers which writers' fields it has found to be well-formed."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: set[bytes] = set()
+
+    def cut(self, lines: Sequence[bytes]) -> Heads | None:
+        """The heads of lines whose checksums hold.
+
+        Returns:
+            None when a line is not laid out the way journal writers do it.
+        """
+        if {line[:_ID] for line in lines} != {_START}:
+            return None
+        writers = [line[_WRITER:_NUMBER] for line in lines]
+        if not self._are_writers(writers):
+            return None
+        parts = [line[_NUMBER:_LONGEST].partition(_AFTER_NUMBER) for line in lines]
+        numbers = _integers([number for number, _, _ in parts])
+        phases = [
+            _PHASES.get(rest[_TIMESTAMP_DIGITS : _TIMESTAMP_DIGITS + _PHASE_BYTES])
+            for _, _, rest in parts
+        ]
+        ids = _keys([line[_KEY] for line in lines])
+        if numbers is None or ids is None or None in phases:
+            return None
+        return Heads(writers, numbers, phases, ids)  # type: ignore[arg-type]  # no None in phases
+
+    def _are_writers(self, fields: Sequence[bytes]) -> bool:
+        new = set(fields) - self._known
+        if not all(_WRITER_FIELD.fullmatch(field) for field in new):
+            return False
+        self._known |= new
+        return True
+
+
+def heads_of(members: Any) -> Heads | None:
+    """The head of one decoded line, however it is laid out; None if it is no entry."""
+    if not is_entry(members) or members.get("v") != SCHEMA_VERSION:
+        return None
+    writers = [writer_field(members["writer"])]
+    phase = members["phase"]
+    if phase not in _PHASES.values() or not _WRITER_FIELD.fullmatch(writers[0]):
+        return None
+    return Heads(writers, [members["n"]], [phase], key_of(members["id"]))
+
+
+def key_of(entry_id: str) -> bytes:
+    """The item of `Heads.ids` for an id."""
+    keys = _keys([entry_id.encode()[19:]])
+    return sha256(entry_id.encode()).digest()[:_KEY_BYTES] if keys is None else keys
+
+
+def _integers(texts: Sequence[bytes]) -> Sequence[int] | None:
+    try:
+        values = orjson.loads(b"[%b]" % b",".join(texts))
+    except ValueError:
+        return None
+    if len(values) != len(texts) or set(map(type, values)) != {int} or min(values) < 0:
+        return None
+    return values  # type: ignore[no-any-return]  # all are int
+
+
+def _keys(texts: Sequence[bytes]) -> bytes | None:
+    """Eight bytes each from ``xxxx-xxxxxxxxxxxx``."""
+    joined = b"".join(texts)
+    dashes = len(texts)
+    if joined[4::_KEY_TEXT].count(b"-") != dashes or joined.count(b"-") != dashes:
+        return None
+    try:
+        keys = bytes.fromhex(joined.replace(b"-", b"").decode())
+    except ValueError:
+        return None
+    return keys if len(keys) == dashes * _KEY_BYTES else None

@@ -1,0 +1,275 @@
+"""Closing what writers that died left open: their intents, their missing numbers, torn lines."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Protocol
+
+from klaviyo_audit import clock
+from klaviyo_audit.entry import SCHEMA_VERSION, Phase, Result
+from klaviyo_audit.journal import folder, locks
+from klaviyo_audit.journal.line import Problem
+from klaviyo_audit.journal.reader import read
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from klaviyo_audit.journal.line import Line
+
+_LOCK_NAME = "recovery.lock"
+_COPIED = ("action", "user_id", "resource", "parent_id", "call", "key", "actor", "request")
+_MAX_LISTED = 1_000
+
+
+class Pen(Protocol):
+    """What recovery needs of a journal writer."""
+
+    @property
+    def directory(self) -> Path: ...
+    def append(self, members: dict[str, Any], *, linked: bool = False) -> OSError | None: ...
+
+
+@dataclass(slots=True)
+class LooseEnds:
+    """What one writer left in the journal."""
+
+    writer: str
+    numbers: set[int] = field(default_factory=set)
+    explained: set[int] = field(default_factory=set)
+    """Numbers that a gap entry names."""
+    intents: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Intents without an outcome, by id."""
+    said_goodbye: bool = False
+
+    @property
+    def last(self) -> int:
+        """Highest number seen; -1 when there is none."""
+        return max(self.numbers, default=-1)
+
+    @property
+    def missing(self) -> list[int]:
+        """Numbers below the last that are neither in the journal nor explained."""
+        return [n for n in range(self.last) if n not in self.numbers and n not in self.explained]
+
+
+@dataclass(frozen=True, slots=True)
+class Torn:
+    """A piece of a line that was left by a kill or a full disk."""
+
+    file: str
+    offset: int
+    length: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What a recovery did."""
+
+    writers: tuple[str, ...]
+    """Dead writers whose loose ends were tied."""
+    resolved: tuple[dict[str, Any], ...]
+    """The intents that were closed as unknown."""
+
+
+def dead_writers(directory: Path, own: Iterable[str]) -> list[str]:
+    """Writers that ended without a goodbye: their life lock's file is there, and unlocked.
+
+    Args:
+        directory: The journal's folder.
+        own: Writers of this process, whose locks do not show.
+    """
+    living = set(own)
+    try:
+        names = sorted(path.name for path in (directory / folder.WRITERS_NAME).iterdir())
+    except OSError:
+        return []
+    dead = []
+    for name in names:
+        if name in living:
+            continue
+        with contextlib.suppress(OSError):
+            if not locks.is_locked(directory / folder.WRITERS_NAME / name):
+                dead.append(name)
+    return dead
+
+
+def recover(pen: Pen, own: Iterable[str], *, everything: bool = False) -> Recovered:
+    """Tie the loose ends of dead writers, each once, whoever comes first.
+
+    Args:
+        pen: Where the lines about it are written.
+        own: Writers of this process.
+        everything: Also close intents of writers that did say goodbye (their outcome was lost
+            to a full disk, say).
+
+    Returns:
+        What was done; nothing when another process is at it.
+    """
+    directory = pen.directory
+    own = set(own)
+    dead = dead_writers(directory, own)
+    if not dead and not everything:
+        return Recovered((), ())
+    try:
+        lock = locks.LifeLock(directory / _LOCK_NAME)
+    except OSError:
+        return Recovered((), ())
+    try:
+        # Whoever held the lock before may have done it all.
+        return _recover(pen, own, dead_writers(directory, own), everything=everything)
+    finally:
+        lock.release(remove=False)
+
+
+def _recover(pen: Pen, own: set[str], dead: list[str], *, everything: bool) -> Recovered:
+    if not dead and not everything:
+        return Recovered((), ())
+    ends, torn = survey(pen.directory, None if everything else set(dead))
+    resolved = []
+    for name in dead:
+        found = ends.get(name, LooseEnds(name))
+        resolved += _close_intents(pen, found, "its writer died")
+        metadata = {
+            "writer": name,
+            "last": found.last,
+            "missing": found.missing[:_MAX_LISTED],
+            "torn": [
+                {"file": t.file, "offset": t.offset, "length": t.length, "sha256": t.sha256}
+                for t in torn[:_MAX_LISTED]
+            ],
+        }
+        torn = []
+        if pen.append(_about_journal("journal.recover", metadata)) is None:
+            (pen.directory / folder.WRITERS_NAME / name).unlink(missing_ok=True)
+    if everything:
+        for found in ends.values():
+            if found.said_goodbye and found.writer not in own:
+                resolved += _close_intents(pen, found, "its outcome was never written")
+    return Recovered(tuple(dead), tuple(resolved))
+
+
+def _close_intents(pen: Pen, ends: LooseEnds, why: str) -> list[dict[str, Any]]:
+    closed = []
+    for intent in ends.intents.values():
+        members: dict[str, Any] = {
+            "v": SCHEMA_VERSION,
+            "id": intent["id"],
+            "writer": None,
+            "n": None,
+            "timestamp": clock.now(),
+            "phase": Phase.OUTCOME.value,
+            "action": intent["action"],
+            "user_id": intent["user_id"],
+            "result": Result.UNKNOWN.value,
+        }
+        members |= {name: intent[name] for name in _COPIED if name in intent}
+        members["origin"] = None
+        members["metadata"] = {
+            "resolved": {
+                "why": why,
+                "writer": ends.writer,
+                "intent_at": intent["timestamp"],
+                "known": "the intent was written; whether the request was sent is not known",
+            }
+        }
+        if pen.append(members) is None:
+            closed.append(intent)
+    return closed
+
+
+def _about_journal(action: str, metadata: dict[str, Any]) -> dict[str, Any]:
+    from uuid_utils import uuid7
+
+    return {
+        "v": SCHEMA_VERSION,
+        "id": str(uuid7()),
+        "writer": None,
+        "n": None,
+        "timestamp": clock.now(),
+        "phase": Phase.JOURNAL.value,
+        "action": action,
+        "user_id": "klaviyo-audit",
+        "origin": None,
+        "metadata": metadata,
+    }
+
+
+def survey(
+    directory: Path, wanted: set[str] | None = None
+) -> tuple[dict[str, LooseEnds], list[Torn]]:
+    """Read the journal for what its writers left open, and for torn pieces not told yet.
+
+    Args:
+        directory: The journal's folder.
+        wanted: Read back no further than the first lines of these writers; None to read it all.
+    """
+    found = _Survey()
+    for path in reversed(journal_files(directory)):
+        for line in read(path):
+            found.take(path.name, line)
+        if wanted is not None and all(
+            name in found.ends and 0 in found.ends[name].numbers for name in wanted
+        ):
+            break
+    return found.ends, [piece for place, piece in found.torn.items() if place not in found.told]
+
+
+class _Survey:
+    """Collects loose ends; files may come in any order, lines of a file come in theirs."""
+
+    def __init__(self) -> None:
+        self.ends: dict[str, LooseEnds] = {}
+        self.torn: dict[tuple[str, int], Torn] = {}
+        self.told: set[tuple[str, int]] = set()
+        self._intents: dict[str, LooseEnds] = {}
+        self._outcomes: set[str] = set()
+
+    def take(self, file: str, line: Line) -> None:
+        members = line.members
+        if members is None:
+            # Only what a kill, a full disk or a power loss leaves is explained; what somebody
+            # changed or put there stays a finding.
+            if line.problem in (Problem.TORN, Problem.NUL):
+                digest = sha256(line.raw).hexdigest()
+                self.torn[file, line.offset] = Torn(file, line.offset, len(line.raw), digest)
+            return
+        of_writer = self._of(members["writer"])
+        of_writer.numbers.add(members["n"])
+        phase = members["phase"]
+        if phase == Phase.INTENT:
+            if members["id"] not in self._outcomes:
+                of_writer.intents[members["id"]] = members
+                self._intents[members["id"]] = of_writer
+        elif phase == Phase.OUTCOME:
+            self._outcomes.add(members["id"])
+            holder = self._intents.pop(members["id"], None)
+            if holder is not None:
+                del holder.intents[members["id"]]
+        elif phase == Phase.GAP:
+            self._explain(file, members)
+        elif members["action"] == "journal.close":
+            of_writer.said_goodbye = True
+        elif members["action"] == "journal.recover":
+            told = members.get("metadata", {}).get("torn", ())
+            self.told.update((piece["file"], piece["offset"]) for piece in told)
+
+    def _of(self, writer: str) -> LooseEnds:
+        return self.ends.setdefault(writer, LooseEnds(writer))
+
+    def _explain(self, file: str, gap: dict[str, Any]) -> None:
+        facts = gap.get("metadata", {})
+        of_writer = self._of(str(facts.get("writer", gap["writer"])))
+        for first, last in facts.get("numbers", ()):
+            of_writer.explained.update(range(first, last + 1))
+        self.told.update((file, piece["offset"]) for piece in facts.get("torn", ()))
+
+
+def journal_files(directory: Path) -> list[Path]:
+    """The journal's files, oldest first, the live one last."""
+    rotated = sorted(directory.glob("audit-*.jsonl*"))
+    live = directory / folder.JOURNAL_NAME
+    return [*rotated, live] if live.exists() else rotated

@@ -1,0 +1,235 @@
+"""Which file of the journal holds which leaves of its tree.
+
+The journal is one live file and the files it was rotated into. A file is known by the tree index
+of its first line, which is the number in a rotated file's name. The file ``segments`` says in which
+order they were sealed, one line for each stretch: ``<tree index> <file> <offset>``. From that tree
+index on, leaves are read from that file at that byte offset. It needs no signature, since other
+leaves, or leaves in another order, give another root than the signed one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import re
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, BinaryIO, Final, cast
+
+import orjson
+
+from klaviyo_audit.errors import ConfigurationError, JournalCorrupt
+from klaviyo_audit.journal.folder import JOURNAL_NAME
+from klaviyo_audit.journal.lease import REMOVED_NAME, SEALER_NAME, SEGMENTS_NAME
+from klaviyo_audit.journal.merkle import CompactRange
+from klaviyo_audit.journal.reader import open_journal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+    from types import ModuleType
+
+COMPRESSED: Final = {"zstd": ".zst", "gzip": ".gz"}
+"""What a compressed file's name ends in, by the setting ``compress``."""
+
+_SEGMENT: Final = re.compile(rb"(\d{1,19}) (\d{1,19}) (\d{1,19})")
+_ROTATED: Final = re.compile(r"audit-(\d{12,19})\.jsonl(\.zst|\.gz)?")
+_TRIES: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Where leaves are read from, beginning at one index of the tree."""
+
+    index: int
+    """First leaf of the segment."""
+    file: int
+    """Which file: the tree index of that file's first line."""
+    offset: int
+    """Byte of the file, uncompressed, at which that leaf starts."""
+
+    def to_line(self) -> bytes:
+        """The segment as a line of the file ``segments``."""
+        return b"%d %d %d\n" % (self.index, self.file, self.offset)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stretch of leaves that stand one after the other in one file."""
+
+    start: int
+    """First leaf."""
+    end: int
+    """The leaf after the last one."""
+    file: int
+    offset: int
+
+
+def read_segments(directory: Path) -> list[Segment]:
+    """The segments in order; none before the first line was sealed.
+
+    Raises:
+        JournalCorrupt: The file does not hold what a sealer can have written.
+        OSError: It cannot be read.
+    """
+    path = directory / SEGMENTS_NAME
+    try:
+        with open_journal(path) as file:
+            *lines, _torn = file.read().split(b"\n")
+    except FileNotFoundError:
+        return []
+    segments: list[Segment] = []
+    started: set[int] = set()
+    for number, line in enumerate(lines, 1):
+        match = _SEGMENT.fullmatch(line)
+        if not match:
+            raise _bad(path, number, line, "it is not three numbers")
+        segment = Segment(*map(int, match.groups()))
+        new = segment.file not in started
+        if new and (segment.file != segment.index or segment.offset):
+            raise _bad(path, number, line, "a file begins at its own number and at byte 0")
+        if segment.index < (segments[-1].index if segments else 0) or (number == 1) > new:
+            raise _bad(path, number, line, "the tree only grows, from 0")
+        if number == 1 and segment.index:
+            raise _bad(path, number, line, "the tree only grows, from 0")
+        started.add(segment.file)
+        segments.append(segment)
+    return segments
+
+
+def _bad(path: Path, number: int, line: bytes, why: str) -> JournalCorrupt:
+    shown = line[:60].decode("ascii", "backslashreplace")
+    return JournalCorrupt(
+        f"{path}, line {number}: {shown!r} can't be right, since {why}; restore the file from a "
+        "backup"
+    )
+
+
+def spans(segments: Sequence[Segment], start: int, end: int) -> Iterator[Span]:
+    """The stretches of leaves from `start` (where a segment begins) to `end`, in tree order."""
+    ends = [segment.index for segment in segments[1:]] + [end]
+    for segment, limit in zip(segments, ends, strict=True):
+        last = min(limit, end)
+        if start <= segment.index < last:
+            yield Span(segment.index, last, segment.file, segment.offset)
+
+
+def read_removed(directory: Path) -> CompactRange:
+    """The tree of the leaves that retention has removed; the empty one if it never did.
+
+    Raises:
+        JournalCorrupt: The file ``removed`` does not hold what a sealer can have written.
+        OSError: It cannot be read.
+    """
+    path = directory / REMOVED_NAME
+    try:
+        with open_journal(path) as file:
+            *lines, _torn = file.read().split(b"\n")
+    except FileNotFoundError:
+        return CompactRange()
+    try:
+        trees = [CompactRange.from_dict(orjson.loads(line)) for line in lines]
+    except (ValueError, JournalCorrupt) as error:
+        raise JournalCorrupt(f"{path} can't be used: {error}; restore it from a backup") from error
+    if any(later.size <= tree.size for tree, later in pairwise(trees)):
+        raise JournalCorrupt(f"{path} can't be used: sizes do not rise; restore it from a backup")
+    return trees[-1] if trees else CompactRange()
+
+
+def file_name(file: int) -> str:
+    """Name of a rotated file that is not compressed."""
+    return f"audit-{file:012d}.jsonl"
+
+
+def rotated_files(directory: Path) -> dict[int, Path]:
+    """The rotated files by number; of one that is just being compressed the original."""
+    found = {}
+    for path in sorted(directory.iterdir(), reverse=True):
+        # ".jsonl" is sorted before ".jsonl.zst", and so comes last.
+        if match := _ROTATED.fullmatch(path.name):
+            found[int(match[1])] = path
+    return found
+
+
+def locate(directory: Path, file: int, *, live: int | None) -> Path | None:
+    """Where a file of the journal is at the moment; None when there is none of that number.
+
+    Args:
+        directory: The journal's folder.
+        file: Its number.
+        live: The number that the live file has unless it was rotated meanwhile, which is that of
+            the last file in ``segments``.
+    """
+    name = file_name(file)
+    names = [directory / name, *(directory / f"{name}{end}" for end in COMPRESSED.values())]
+    for path in names:
+        if path.exists():
+            return path
+    # A rotation that is under way, or was interrupted.
+    with contextlib.suppress(FileNotFoundError):
+        for holder in (directory / SEALER_NAME).iterdir():
+            if (holder / name).exists():
+                return holder / name
+    path = directory / JOURNAL_NAME
+    return path if file == live and path.exists() else None
+
+
+def open_file(directory: Path, file: int, *, live: int | None) -> BinaryIO:
+    """Open a file of the journal for reading what it holds, uncompressed.
+
+    Args:
+        directory: As for `locate`.
+        file: As for `locate`.
+        live: As for `locate`.
+
+    Raises:
+        JournalCorrupt: There is no such file.
+        OSError: It cannot be opened.
+        ConfigurationError: It is compressed in a way this installation cannot read.
+    """
+    for _ in range(_TRIES):
+        path = locate(directory, file, live=live)
+        if path is None:
+            continue
+        try:
+            opened = open_journal(path)
+        except FileNotFoundError:
+            continue  # renamed, or compressed and removed
+        # What was the live file when it was looked for may have been a new one when it was opened.
+        if path.name != JOURNAL_NAME or locate(directory, file, live=live) == path:
+            return _decompressed(opened, path.suffix)
+        opened.close()
+    raise JournalCorrupt(
+        f"the journal's file {directory / file_name(file)} is missing (compressed or not, and as "
+        f"{JOURNAL_NAME}); put it back, from a backup if need be, or start a new journal in "
+        "another folder"
+    )
+
+
+def _decompressed(file: BinaryIO, suffix: str) -> BinaryIO:
+    try:
+        if suffix == COMPRESSED["zstd"]:
+            return cast("BinaryIO", _Chained(zstd_module().ZstdFile(file), file))
+        if suffix == COMPRESSED["gzip"]:
+            return cast("BinaryIO", _Chained(gzip.GzipFile(fileobj=file), file))
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def zstd_module() -> ModuleType:
+    """The standard library's ``compression.zstd`` (Python 3.14), or its backport.
+
+    Raises:
+        ConfigurationError: There is neither.
+    """
+    import importlib
+
+    for name in ("compression.zstd", "backports.zstd"):
+        with contextlib.suppress(ModuleNotFoundError):
+            return importlib.import_module(name)
+    raise ConfigurationError(
+        "compress: zstd needs the package backports.zstd before Python 3.14; install it, or set "
+        "compress to gzip or none"
+    )

@@ -1,0 +1,129 @@
+"""What a writer that died left open is closed once, by whoever opens the journal next."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from klaviyo_audit import Auditor
+from klaviyo_audit.journal import recovery
+from klaviyo_audit.journal.format import encode
+
+LIST = {"data": {"type": "list", "attributes": {"name": "Newsletter"}}}
+
+
+def die(folder, fake, body, **env):
+    """Run a program that kills itself with SIGKILL."""
+    code = f"""
+import os, signal
+from klaviyo_api import KlaviyoAPI
+from klaviyo_audit import Auditor, acting_as
+auditor = Auditor(journal="trail", service="doomed")
+client = KlaviyoAPI("k" * 9, test_host={fake.url!r})
+klaviyo = auditor.audit(client)
+def kill(*args, **kwargs):
+    os.kill(os.getpid(), signal.SIGKILL)
+{textwrap.dedent(body)}
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, timeout=60, check=False, capture_output=True
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+
+
+@pytest.fixture
+def killed(tmp_path, fake):
+    die(
+        tmp_path,
+        fake,
+        f"""
+        klaviyo.Profiles.get_profile("01H")
+        client.api_client.rest_client.request = kill
+        with acting_as("dana", reason="cleaning up"):
+            klaviyo.Lists.delete_list("LIST1")
+        """,
+    )
+
+
+def wait_for_recovery(auditor):
+    if auditor._recovery is not None:
+        auditor._recovery.join(10)
+
+
+@pytest.mark.usefixtures("killed")
+def test_an_intent_without_an_outcome_is_closed_as_unknown(trail):
+    assert [line["phase"] for line in trail.lines()] == ["journal", "outcome", "intent"]
+    dead = trail.lines()[0]["writer"]
+    assert (trail.folder / "writers" / dead).exists()
+    with Auditor(journal=trail.folder) as auditor:
+        wait_for_recovery(auditor)
+    intent = trail.of("intent")[0]
+    outcome = trail.last()
+    assert outcome["id"] == intent["id"]
+    assert outcome["result"] == "unknown"
+    assert outcome["user_id"] == "dana"
+    assert outcome["resource"] == "/api/lists/LIST1"
+    assert outcome["actor"] == {"reason": "cleaning up"}
+    assert outcome["call"] == intent["call"]
+    facts = outcome["metadata"]["resolved"]
+    assert (facts["writer"], facts["intent_at"]) == (dead, intent["timestamp"])
+    (note,) = [line for line in trail.lines() if line["action"] == "journal.recover"]
+    assert note["metadata"] == {"writer": dead, "last": 2, "missing": [], "torn": []}
+    assert not (trail.folder / "writers" / dead).exists()
+
+
+@pytest.mark.usefixtures("killed")
+def test_it_is_done_once(trail):
+    for _ in range(3):
+        with Auditor(journal=trail.folder) as auditor:
+            wait_for_recovery(auditor)
+    assert sum(line["action"] == "journal.recover" for line in trail.lines()) == 1
+    assert len(trail.outcomes()) == 2
+
+
+def test_torn_pieces_and_missing_numbers_are_told(trail, tmp_path, fake):
+    die(tmp_path, fake, "kill()")
+    (first,) = trail.lines()
+    torn = b'{"v":1,"id":"01a2'
+    later = dict(first, n=3)
+    del later["sum"]
+    size = trail.path.stat().st_size
+    with trail.path.open("ab") as file:
+        file.write(torn + encode(later))
+    with Auditor(journal=trail.folder) as auditor:
+        wait_for_recovery(auditor)
+    lines = [json.loads(b'{"v":' + part) for part in trail.path.read_bytes().split(b'{"v":')[3:]]
+    (note,) = [line for line in lines if line["action"] == "journal.recover"]
+    assert note["metadata"]["missing"] == [1, 2]
+    (piece,) = note["metadata"]["torn"]
+    assert (piece["file"], piece["offset"], piece["length"]) == ("audit.jsonl", size, len(torn))
+
+
+def test_the_living_are_left_alone(trail, client):
+    living = Auditor(journal=trail.folder)
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            status = bool(recovery.dead_writers(trail.folder, []))
+        finally:
+            os._exit(status)
+    assert os.waitpid(pid, 0)[1] == 0, "the parent's writer is alive to the child"
+    living.close()
+
+
+@pytest.mark.usefixtures("killed")
+def test_many_at_once_close_each_intent_once(trail):
+    code = "from klaviyo_audit import Auditor; a = Auditor(journal='trail'); a._recovery and a._recovery.join(); a.close()"
+    programs = [
+        subprocess.Popen([sys.executable, "-c", code], cwd=trail.folder.parent) for _ in range(5)
+    ]
+    assert [program.wait(60) for program in programs] == [0] * 5
+    time.sleep(0.1)
+    assert sum(line.get("result") == "unknown" for line in trail.lines()) == 1
+    assert sum(line["action"] == "journal.recover" for line in trail.lines()) == 1
