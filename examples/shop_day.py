@@ -147,7 +147,7 @@ def verify(folder: Path) -> int:
 
 def main() -> int:
     key = os.environ.get("KLAVIYO_API_KEY")
-    is_live = os.environ.get("KLAVIYO_AUDIT_LIVE") == "1"
+    is_live = os.environ.get("LIVE") == "1"
     if is_live and not key:
         print("LIVE=1 needs your private key in KLAVIYO_API_KEY (reads only).", file=sys.stderr)
         return 2
