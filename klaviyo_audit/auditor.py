@@ -144,14 +144,14 @@ class Auditor:
         """A transparent proxy of a client; see `klaviyo_audit.audit`."""
         value: Any = client
         result: Any
-        if isinstance(value, proxy.AuditedClient | proxy.AuditedApiClient | AuditedObject):
+        if isinstance(value, proxy.AuditedClient | AuditedObject) or proxy.is_audited(value):
             return client
         if proxy.is_client(value):
             result = proxy.AuditedClient(value, self.recorder)
         elif proxy.is_group(value):
             result = proxy.audit_group(value, self.recorder)
         elif proxy.is_api_client(value):
-            result = proxy.AuditedApiClient(value, self.recorder)
+            result = proxy.audit_api_client(value, self.recorder)
         else:
             result = audit_object(value, lambda: self.recorder)
         return result  # type: ignore[no-any-return]

@@ -148,7 +148,12 @@ def _clean_segment(segment: str) -> str:
 
 def url_path(url: str) -> str:
     """The path of a URL: no host, no user, no query, no fragment."""
-    return urlsplit(url).path
+    scheme = url.find("://")
+    start = url.find("/", scheme + 3)
+    if scheme <= 0 or start < 0 or "#" in url:
+        return urlsplit(url).path
+    end = url.find("?", start)
+    return url[start:] if end < 0 else url[start:end]
 
 
 def is_telling(name: str) -> bool:

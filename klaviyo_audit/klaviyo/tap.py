@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from klaviyo_audit.recorder import CallRecord, Recorder
 
 _INTEGER = re.compile(r"\s*(\d{1,9})")
+_TOKEN = re.compile(r"[A-Za-z0-9.:-]{1,100}\Z")
+_OK = range(200, 300)
 
 
 def watch_attempt(
@@ -97,29 +99,55 @@ def _http_facts(call: CallRecord, headers: Mapping[str, str]) -> dict[str, Any]:
     facts: dict[str, Any] = {"status": call.status, "attempts": call.attempts}
     if call.requests is not None:
         facts["requests"] = call.requests
-    request_id = headers.get("x-klaviyo-req-id") or headers.get("CF-Ray")
+    # Square brackets, not get(): urllib3's headers inherit a get() that costs twice as much.
+    try:
+        request_id = headers["x-klaviyo-req-id"]
+    except KeyError:
+        request_id = headers.get("CF-Ray")
     if request_id is not None:
-        facts["request_id"] = privacy.clean_text(request_id, 100)
-    revision = headers.get("x-klaviyo-api-revision")
-    if revision is not None and revision != call.revision:
-        facts["revision"] = privacy.clean_text(revision, 40)
-    limits = _rate_limit(headers)
+        facts["request_id"] = _token(request_id)
+    try:
+        revision = headers["x-klaviyo-api-revision"]
+    except KeyError:
+        pass
+    else:
+        if revision != call.revision:
+            facts["revision"] = _token(revision)
+    limits = _rate_limit(headers, refused=call.status not in _OK)
     if limits:
         facts["rate_limit"] = limits
     return facts
 
 
-def _rate_limit(headers: Mapping[str, str]) -> dict[str, Any]:
+def _token(value: str) -> str:
+    return value if _TOKEN.match(value) else privacy.clean_text(value, 100)
+
+
+def _rate_limit(headers: Mapping[str, str], *, refused: bool) -> dict[str, Any]:
     limits: dict[str, Any] = {}
-    for name, header in (
-        ("limit", "RateLimit-Limit"),
-        ("remaining", "RateLimit-Remaining"),
-        ("reset", "RateLimit-Reset"),
-    ):
-        value = headers.get(header)
-        if value is not None and (number := _INTEGER.match(value)) is not None:
-            limits[name] = int(number.group(1))
-    retry_after = headers.get("Retry-After")
-    if retry_after is not None:
-        limits["retry_after"] = privacy.clean_text(retry_after, 60)
+    try:
+        limits["limit"] = int(headers["RateLimit-Limit"])
+        limits["remaining"] = int(headers["RateLimit-Remaining"])
+        limits["reset"] = int(headers["RateLimit-Reset"])
+    except KeyError:
+        pass
+    except ValueError:
+        # As in "750, 750;w=60", which the IETF draft also allows.
+        limits = _lenient_rate_limit(headers)
+    if refused:
+        retry_after = headers.get("Retry-After")
+        if retry_after is not None:
+            limits["retry_after"] = privacy.clean_text(retry_after, 60)
     return limits
+
+
+def _lenient_rate_limit(headers: Mapping[str, str]) -> dict[str, Any]:
+    found = {
+        name: _INTEGER.match(headers.get(header, ""))
+        for name, header in (
+            ("limit", "RateLimit-Limit"),
+            ("remaining", "RateLimit-Remaining"),
+            ("reset", "RateLimit-Reset"),
+        )
+    }
+    return {name: int(match[1]) for name, match in found.items() if match is not None}

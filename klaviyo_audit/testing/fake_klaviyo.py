@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import sys
 import threading
 import time
@@ -96,7 +95,6 @@ class FakeKlaviyo:
                 except OSError:
                     self._close_log()
                     raise
-                atexit.register(self.close)
         return self
 
     def close(self) -> None:
@@ -105,7 +103,6 @@ class FakeKlaviyo:
             server, self._server = self._server, None
             if server is None:
                 return
-            atexit.unregister(self.close)
             server.close()
             self._close_log()
 

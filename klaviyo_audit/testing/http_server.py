@@ -137,7 +137,11 @@ class HttpServer:
             )
             with self._lock:
                 self._connections[connection] = thread
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError:
+                # There are too many threads, or the interpreter is ending.
+                self._forget(connection)
 
     def _serve(self, connection: socket.socket) -> None:
         try:
@@ -150,9 +154,15 @@ class HttpServer:
             # The client has gone, which is its right.
             pass
         finally:
-            connection.close()
-            with self._lock:
-                self._connections.pop(connection, None)
+            self._forget(connection)
+
+    def _forget(self, connection: socket.socket) -> None:
+        # A forked child may hold a copy of the descriptor, and then closing alone ends nothing.
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+        connection.close()
+        with self._lock:
+            self._connections.pop(connection, None)
 
     def _exchange(self, connection: socket.socket, incoming: bytearray) -> bool:
         """Read one request and answer it; whether the connection stays open."""
@@ -169,6 +179,7 @@ class HttpServer:
             return False
         if reply.reset:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            connection.close()
             return False
         if reply.truncate:
             connection.sendall(_encode_half(reply))

@@ -257,6 +257,8 @@ def test_close_does_not_wait_for_a_delay(fake, client):
     caller.start()
     while not fake.count:
         time.sleep(0.001)
+    port = fake.url.rsplit(":", 1)[1]
     fake.close()
     caller.join()
     assert len(failed) == 1
+    assert not [each for each in threading.enumerate() if port in each.name]

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 
 import pytest
 import urllib3
@@ -133,6 +134,16 @@ def test_an_identifier_is_free_again(fake):
     second = profiles.create_profile(profile_body(email="a@b.co")).data.id
     client.Data_Privacy.request_profile_deletion(deletion_body(id=second))
     assert profiles.create_profile(profile_body(email="a@b.co")).data.id not in (first, second)
+
+
+def test_a_deleted_profile_hides_no_other(fake):
+    client = fake.client()
+    profiles = client.Profiles
+    profiles.create_profile(profile_body(email="a@b.co"))
+    kept = profiles.create_profile(profile_body(external_id="7")).data.id
+    client.Data_Privacy.request_profile_deletion(deletion_body(attributes={"email": "a@b.co"}))
+    body = profile_body(email="a@b.co", external_id="7")
+    assert profiles.create_or_update_profile(body).data.id == kept
 
 
 def test_import_creates_then_updates(fake):
@@ -381,6 +392,30 @@ def test_an_operation_of_ones_own(fake):
         answer = pool.request("PATCH", url, body=b'{"data":{"type":"template"}}')
     assert (answer.status, answer.data) == (202, b'{"data": null}')
     assert seen == [(("T1",), {"fields[template]": "name"}, "template")]
+
+
+def test_operations_run_one_at_a_time(fake):
+    running, most = [], []
+
+    def handler(_exchange):
+        running.append(1)
+        time.sleep(0.005)
+        most.append(len(running))
+        running.pop()
+        return Answer(204)
+
+    fake.on("GET", "/api/templates/{id}", handler)
+
+    def call():
+        with urllib3.PoolManager() as pool:
+            pool.request("GET", fake.url + "/api/templates/T1")
+
+    threads = [threading.Thread(target=call) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] * 8
 
 
 def test_a_broken_operation_says_so(fake):
