@@ -75,15 +75,18 @@ def shop_day(auditor: Auditor) -> None:
             profile_id = enrol(4711, "ada@shop.example")
         auditor.flush()
 
-        say("02:00  The nightly sync reads her profile; Klaviyo is busy and the SDK tries again.")
+        say(
+            "02:00  That night the sync reads her profile; Klaviyo is busy and the SDK tries again."
+        )
         with acting_as("nightly-sync", batch="2026-11-23"):
             fake.fail(429, times=1, path="/api/profiles/{id}")
             sync.Profiles.get_profile(profile_id)
             fake.fail(404, times=1, path="/api/profiles/{id}")
+            auditor.flush()
             attempt(sync.Profiles.get_profile, "01HDOESNOTEXIST")
         auditor.flush()
 
-        say("10:00  Marco in marketing sends the winter campaign.")
+        say("10:00  Next morning Marco in marketing sends the winter campaign.")
         with acting_as("marco", reason="winter campaign, approved by Lea"):
             crm.Campaigns.send_campaign(
                 {"data": {"type": "campaign-send-job", "id": "01HWINTERCAMPAIGN"}}

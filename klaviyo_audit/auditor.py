@@ -5,10 +5,8 @@ from __future__ import annotations
 import atexit
 import getpass
 import os
-import platform
 import sys
 import threading
-from importlib import metadata
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 
 from klaviyo_audit._version import __version__
@@ -271,8 +269,10 @@ def _system_user() -> str:
 
 
 def _versions() -> dict[str, str]:
+    from importlib import metadata  # it imports the e-mail package, so not before it is needed
+
     names = ("klaviyo-api", "wrapt", "orjson")
-    found = {"klaviyo-audit": __version__, "python": platform.python_version()}
+    found = {"klaviyo-audit": __version__, "python": sys.version.partition(" ")[0]}
     for name in names:
         try:
             found[name] = metadata.version(name)

@@ -12,8 +12,8 @@ from klaviyo_api import KlaviyoAPI
 
 import klaviyo_audit
 from klaviyo_audit import (
-    AuditUnavailable,
     Auditor,
+    AuditUnavailable,
     ConfigurationError,
     Result,
     acting_as,

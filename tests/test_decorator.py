@@ -43,7 +43,9 @@ def test_default_action_is_module_and_name(auditor, trail):
             pass
 
     Service().redeem()
-    assert trail.outcome()["action"].endswith("test_decorator.test_default_action_is_module_and_name.Service.redeem")
+    assert trail.outcome()["action"].endswith(
+        "test_decorator.test_default_action_is_module_and_name.Service.redeem"
+    )
 
 
 @pytest.mark.parametrize("order", ["audited outside", "audited inside"])

@@ -153,7 +153,7 @@ anything = st.recursive(
 
 @given(anything)
 def test_any_value_ends_up_as_json(value):
-    from klaviyo_audit.journal.format import checksum_holds, encode, encodable
+    from klaviyo_audit.journal.format import checksum_holds, encodable, encode
 
     cleaned = privacy.clean_value({"value": value})
     line = encode(encodable({"v": 1, "metadata": cleaned}))

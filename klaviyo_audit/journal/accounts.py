@@ -5,26 +5,25 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import orjson
 
 from klaviyo_audit.entry import Phase
+from klaviyo_audit.journal import statements
 from klaviyo_audit.journal.findings import Finding, Kind, Place, Severity
 from klaviyo_audit.journal.heads import writer_field, writer_id
+from klaviyo_audit.journal.statements import is_number, is_writer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from klaviyo_audit.journal.heads import Heads
     from klaviyo_audit.journal.reader import Run
+    from klaviyo_audit.journal.statements import Range, Recovery, ToldTorn
 
 _SPECIAL: Final = frozenset({Phase.GAP.value, Phase.JOURNAL.value})
-_WRITER: Final = re.compile(r"[0-9a-f]{16}")
 _TIMESTAMP: Final = re.compile(rb'"timestamp":"([^"]{1,40})"')
-
-Range = tuple[int, int]
-"""First and last number, both included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,26 +34,6 @@ class Hole:
     last: int
     place: Place
     timestamp: str
-
-
-@dataclass(frozen=True, slots=True)
-class Recovery:
-    """What a ``journal.recover`` line says about a dead writer."""
-
-    place: Place
-    last: int
-    missing: tuple[Range, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ToldTorn:
-    """A torn piece that a line in the journal accounts for."""
-
-    file: str | None
-    """None: the line does not say."""
-    offset: int
-    length: int
-    sha256: str | None
 
 
 @dataclass(slots=True)
@@ -140,6 +119,24 @@ class Accounts:
             else:
                 self._one(file, run, heads, index)
 
+    def fill(self, file: str, run: Run, heads: Heads) -> bool:
+        """Take an entry without a newline, when all others have been taken.
+
+        A short write can leave all of a line but its newline, and the writer then tries again.
+
+        Returns:
+            Whether it counts: no other line has its number.
+        """
+        account = self._account(heads.writers[0])
+        line, number = run.lines[0], heads.numbers[0]
+        place = Place(file, *run.place(0))
+        if not account.take(number, line, place):
+            return False
+        account.begin = account.begin or place
+        if heads.phases[0] in _SPECIAL:
+            self._special(account, number, line, place)
+        return True
+
     def claim(self, writer: str, number: int) -> None:
         """Note that a damaged line is where this one would be."""
         self.of(writer).claimed.add(number)
@@ -189,46 +186,31 @@ class Accounts:
         facts = facts if isinstance(facts, dict) else {}
         action = members.get("action")
         if members["phase"] == Phase.GAP:
-            self._gap(account, number, facts, place)
+            self.torn += statements.torn(facts, place.file)
+            writer = facts.get("writer")
+            loser = self.of(writer) if is_writer(writer) else account
+            loser.lost += statements.lost_numbers(facts)
+            message = statements.describe_gap(facts)
+            if message:
+                self._find(Kind.GAP, Severity.WARNING, place, account, number, message)
         elif action == "journal.open" and number == 0:
             account.opened = True
             previous = facts.get("previous")
-            account.previous = previous if _is_writer(previous) else None
-        elif action == "journal.close" and _is_number(facts.get("lines")):
+            account.previous = previous if is_writer(previous) else None
+        elif action == "journal.close" and is_number(facts.get("lines")):
             account.close = account.close or (facts["lines"], number, place)
             self._end(account)
-        elif action == "journal.recover" and _is_writer(facts.get("writer")):
+        elif action == "journal.recover" and is_writer(facts.get("writer")):
             dead = self.of(facts["writer"])
-            missing = _ranges([[n, n] for n in _list(facts.get("missing"))])
-            last = facts.get("last")
-            dead.recoveries.append(Recovery(place, last if type(last) is int else -1, missing))
-            self.torn += _told(facts.get("torn"), None)
+            dead.recoveries.append(statements.recovery(facts, place))
+            self.torn += statements.torn(facts, place.file)
             self._end(dead)
         elif action == "journal.truncated":
-            message = f"the writer saw the file shrink ({_sizes(facts)})"
+            message = f"the writer saw the file shrink ({statements.describe_sizes(facts)})"
             self._find(Kind.TRUNCATED, Severity.ERROR, place, account, number, message)
         elif action == "journal.reopen":
             message = f"the writer went over to a new file: {str(facts.get('reason'))[:80]!r}"
             self._find(Kind.REOPENED, Severity.NOTE, place, account, number, message)
-
-    def _gap(
-        self, account: Account, number: int, facts: Mapping[str, Any], place: Place
-    ) -> None:
-        writer = facts.get("writer", account.writer)
-        if not _is_writer(writer):
-            return
-        self.of(writer).lost += _ranges(facts.get("numbers"))
-        self.torn += _told(facts.get("torn"), place.file)
-        count = facts.get("count")
-        if not _is_number(count) or count == 0:
-            return
-        operations = ", ".join(f"{name} ({times})" for name, times in _items(facts, "operations"))
-        reasons = ", ".join(name for name, _ in _items(facts, "reasons"))
-        message = (
-            f"{count} entries could not be written from {str(facts.get('from'))[:40]!r} to "
-            f"{str(facts.get('to'))[:40]!r} ({reasons or 'no reason given'}): {operations}"
-        )
-        self._find(Kind.GAP, Severity.WARNING, place, account, number, message)
 
     def _end(self, account: Account) -> None:
         self._running.pop(writer_field(account.writer), None)
@@ -254,45 +236,3 @@ class Accounts:
                 message=message,
             )
         )
-
-
-def _is_writer(value: Any) -> bool:
-    return isinstance(value, str) and _WRITER.fullmatch(value) is not None
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) is int and value >= 0
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _ranges(value: Any) -> tuple[Range, ...]:
-    return tuple(
-        (pair[0], pair[1])
-        for pair in _list(value)
-        if isinstance(pair, list) and len(pair) == 2 and all(map(_is_number, pair))  # noqa: PLR2004  (a pair)
-    )
-
-
-def _items(facts: Mapping[str, Any], name: str) -> list[tuple[str, Any]]:
-    value = facts.get(name)
-    return [(repr(key[:120]), item) for key, item in value.items()] if isinstance(value, dict) else []
-
-
-def _sizes(facts: Mapping[str, Any]) -> str:
-    sizes = (facts.get("size_seen"), facts.get("size"))
-    return " to ".join(f"{size} bytes" for size in sizes if _is_number(size)) or "no sizes given"
-
-
-def _told(value: Any, file: str | None) -> list[ToldTorn]:
-    told = []
-    for piece in _list(value):
-        if not isinstance(piece, dict):
-            continue
-        offset, length = piece.get("offset"), piece.get("length")
-        if _is_number(offset) and _is_number(length):
-            digest = piece.get("sha256")
-            told.append(ToldTorn(piece.get("file", file), offset, length, digest))
-    return told

@@ -36,6 +36,8 @@ class Kind(StrEnum):
     """A second entry of the same phase about the same call."""
     NO_FIRST_LINE = "no-first-line"
     """A writer that does not begin with ``journal.open``."""
+    MISSING_WRITER = "missing-writer"
+    """A writer that left a trace, but not one line."""
     NO_GOODBYE = "no-goodbye"
     """A writer that does not end with ``journal.close``."""
     AFTER_GOODBYE = "after-goodbye"

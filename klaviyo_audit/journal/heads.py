@@ -78,21 +78,24 @@ class HeadCutter:
         Returns:
             None when a line is not laid out the way journal writers do it.
         """
-        if {line[:_ID] for line in lines} != {_START}:
+        if b"".join([line[:_ID] for line in lines]) != _START * len(lines):
             return None
         writers = [line[_WRITER:_NUMBER] for line in lines]
-        if not self._are_writers(writers):
+        if not (self._known.issuperset(writers) or self._are_writers(writers)):
             return None
-        parts = [line[_NUMBER:_LONGEST].partition(_AFTER_NUMBER) for line in lines]
-        numbers = _integers([number for number, _, _ in parts])
-        phases = [
-            _PHASES.get(rest[_TIMESTAMP_DIGITS : _TIMESTAMP_DIGITS + _PHASE_BYTES])
-            for _, _, rest in parts
-        ]
+        columns = _same_width(lines) or _any_width(lines)
         ids = _keys([line[_KEY] for line in lines])
-        if numbers is None or ids is None or None in phases:
+        if columns is None or ids is None:
             return None
-        return Heads(writers, numbers, phases, ids)  # type: ignore[arg-type]  # no None in phases
+        numbers, fields = columns
+        kinds = set(fields)
+        if not kinds <= _PHASES.keys():
+            return None
+        if len(kinds) == 1:
+            phases = [_PHASES[kinds.pop()]] * len(lines)
+        else:
+            phases = [_PHASES[field] for field in fields]
+        return Heads(writers, numbers, phases, ids)
 
     def _are_writers(self, fields: Sequence[bytes]) -> bool:
         new = set(fields) - self._known
@@ -119,12 +122,37 @@ def key_of(entry_id: str) -> bytes:
     return sha256(entry_id.encode()).digest()[:_KEY_BYTES] if keys is None else keys
 
 
-def _integers(texts: Sequence[bytes]) -> Sequence[int] | None:
+def _same_width(lines: Sequence[bytes]) -> tuple[Sequence[int], Sequence[bytes]] | None:
+    """Numbers and phases of lines whose numbers have as many digits as the first one's.
+
+    That is nearly always so, and saves a tenth of the whole verification.
+    """
+    width = lines[0].find(b",", _NUMBER) + 1 - _NUMBER
+    count = len(lines)
+    joined = b"".join([line[_NUMBER : _NUMBER + width] for line in lines])
+    if width < 1 or joined[width - 1 :: width] != b"," * count or joined.count(b",") != count:
+        return None
+    numbers = _integers(joined[:-1], count)
+    start = _NUMBER + width + len(_AFTER_NUMBER) - 1 + _TIMESTAMP_DIGITS
+    fields = [line[start : start + _PHASE_BYTES] for line in lines]
+    return None if numbers is None else (numbers, fields)
+
+
+def _any_width(lines: Sequence[bytes]) -> tuple[Sequence[int], Sequence[bytes]] | None:
+    parts = [line[_NUMBER:_LONGEST].partition(_AFTER_NUMBER) for line in lines]
+    numbers = _integers(b",".join([number for number, _, _ in parts]), len(lines))
+    end = _TIMESTAMP_DIGITS + _PHASE_BYTES
+    fields = [rest[_TIMESTAMP_DIGITS:end] for _, _, rest in parts]
+    return None if numbers is None else (numbers, fields)
+
+
+def _integers(text: bytes, count: int) -> Sequence[int] | None:
+    """So many numbers, separated by commas and not negative; None if it is something else."""
     try:
-        values = orjson.loads(b"[%b]" % b",".join(texts))
+        values = orjson.loads(b"[%b]" % text)
     except ValueError:
         return None
-    if len(values) != len(texts) or set(map(type, values)) != {int} or min(values) < 0:
+    if len(values) != count or set(map(type, values)) != {int} or min(values) < 0:
         return None
     return values  # type: ignore[no-any-return]  # all are int
 

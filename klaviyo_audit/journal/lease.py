@@ -161,7 +161,7 @@ class Lease:
         """The name of the one folder; None if it is just being renamed."""
         if not self._base.is_dir():
             self._create()
-        names = os.listdir(self._base)
+        names = [path.name for path in self._base.iterdir()]
         if not names:
             self._create()
         return next(filter(_NAME.fullmatch, names), None)
@@ -218,9 +218,9 @@ class Lease:
         """Remove what former holders left, but for journal files on their way (see rotation)."""
         own = self.path("")
         keep = f"{_LOCK}{own.name.removesuffix(_FENCING)}"
-        for name in os.listdir(own):
-            if name != keep and not _SET_ASIDE.fullmatch(name):
-                (own / name).unlink(missing_ok=True)
+        for path in own.iterdir():
+            if path.name != keep and not _SET_ASIDE.fullmatch(path.name):
+                path.unlink(missing_ok=True)
 
     def _fence(self) -> None:
         """Replace what the former holder has open, then say that it is done."""
@@ -237,11 +237,9 @@ class Lease:
         with contextlib.ExitStack() as stack:
             new = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, FILE_MODE)
             stack.callback(os.close, new)
-            try:
+            old: int | None = None
+            with contextlib.suppress(FileNotFoundError):
                 old = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-            except FileNotFoundError:
-                old = None
-            else:
                 stack.callback(os.close, old)
             self._copy(old, new)
             copy.rename(path)
@@ -269,6 +267,8 @@ def _is_locked(path: Path) -> bool:
         return False
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Said outright: a child forked just now has the descriptor too.
+        fcntl.flock(fd, fcntl.LOCK_UN)
     except BlockingIOError:
         return True
     finally:

@@ -28,8 +28,11 @@ class Pen(Protocol):
     """What recovery needs of a journal writer."""
 
     @property
-    def directory(self) -> Path: ...
-    def append(self, members: dict[str, Any], *, linked: bool = False) -> OSError | None: ...
+    def directory(self) -> Path:
+        """The journal's folder."""
+
+    def append(self, members: dict[str, Any], *, linked: bool = False) -> OSError | None:
+        """See `JournalWriter.append`."""
 
 
 @dataclass(slots=True)

@@ -88,9 +88,7 @@ def read_segments(directory: Path) -> list[Segment]:
         new = segment.file not in started
         if new and (segment.file != segment.index or segment.offset):
             raise _bad(path, number, line, "a file begins at its own number and at byte 0")
-        if segment.index < (segments[-1].index if segments else 0) or (number == 1) > new:
-            raise _bad(path, number, line, "the tree only grows, from 0")
-        if number == 1 and segment.index:
+        if segment.index < segments[-1].index if segments else segment.index:
             raise _bad(path, number, line, "the tree only grows, from 0")
         started.add(segment.file)
         segments.append(segment)
@@ -107,8 +105,8 @@ def _bad(path: Path, number: int, line: bytes, why: str) -> JournalCorrupt:
 
 def spans(segments: Sequence[Segment], start: int, end: int) -> Iterator[Span]:
     """The stretches of leaves from `start` (where a segment begins) to `end`, in tree order."""
-    ends = [segment.index for segment in segments[1:]] + [end]
-    for segment, limit in zip(segments, ends, strict=True):
+    ends = [*(segment.index for segment in segments[1:]), end]
+    for segment, limit in zip(segments, ends, strict=False):
         last = min(limit, end)
         if start <= segment.index < last:
             yield Span(segment.index, last, segment.file, segment.offset)
@@ -174,7 +172,8 @@ def locate(directory: Path, file: int, *, live: int | None) -> Path | None:
     return path if file == live and path.exists() else None
 
 
-def open_file(directory: Path, file: int, *, live: int | None) -> BinaryIO:
+@contextlib.contextmanager
+def open_file(directory: Path, file: int, *, live: int | None) -> Iterator[BinaryIO]:
     """Open a file of the journal for reading what it holds, uncompressed.
 
     Args:
@@ -187,6 +186,29 @@ def open_file(directory: Path, file: int, *, live: int | None) -> BinaryIO:
         OSError: It cannot be opened.
         ConfigurationError: It is compressed in a way this installation cannot read.
     """
+    opened, suffix = _opened(directory, file, live)
+    with opened, decompressed(opened, suffix) as content:
+        yield content
+
+
+@contextlib.contextmanager
+def decompressed(file: BinaryIO, suffix: str) -> Iterator[BinaryIO]:
+    """What a file holds, by what its name ends in; the file itself stays open.
+
+    Raises:
+        ConfigurationError: There is no library to read it with.
+    """
+    if suffix == COMPRESSED["zstd"]:
+        with zstd_module().ZstdFile(file) as content:
+            yield content
+    elif suffix == COMPRESSED["gzip"]:
+        with gzip.GzipFile(fileobj=file) as content:
+            yield cast("BinaryIO", content)
+    else:
+        yield file
+
+
+def _opened(directory: Path, file: int, live: int | None) -> tuple[BinaryIO, str]:
     for _ in range(_TRIES):
         path = locate(directory, file, live=live)
         if path is None:
@@ -197,25 +219,13 @@ def open_file(directory: Path, file: int, *, live: int | None) -> BinaryIO:
             continue  # renamed, or compressed and removed
         # What was the live file when it was looked for may have been a new one when it was opened.
         if path.name != JOURNAL_NAME or locate(directory, file, live=live) == path:
-            return _decompressed(opened, path.suffix)
+            return opened, path.suffix
         opened.close()
     raise JournalCorrupt(
         f"the journal's file {directory / file_name(file)} is missing (compressed or not, and as "
         f"{JOURNAL_NAME}); put it back, from a backup if need be, or start a new journal in "
         "another folder"
     )
-
-
-def _decompressed(file: BinaryIO, suffix: str) -> BinaryIO:
-    try:
-        if suffix == COMPRESSED["zstd"]:
-            return cast("BinaryIO", _Chained(zstd_module().ZstdFile(file), file))
-        if suffix == COMPRESSED["gzip"]:
-            return cast("BinaryIO", _Chained(gzip.GzipFile(fileobj=file), file))
-    except BaseException:
-        file.close()
-        raise
-    return file
 
 
 def zstd_module() -> ModuleType:

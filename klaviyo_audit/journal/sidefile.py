@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from typing import TYPE_CHECKING, Final
@@ -24,7 +25,6 @@ class SideFile:
 
     Args:
         path: The file; made (0600) when it is missing, never through a symbolic link.
-        lines: It consists of lines: what a crash left of one that was never relied upon is cut.
 
     Raises:
         OSError: It cannot be opened.
@@ -32,7 +32,7 @@ class SideFile:
 
     __slots__ = ("_fd", "_size", "path")
 
-    def __init__(self, path: Path, *, lines: bool) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
         self._fd = os.open(
             path,
@@ -41,11 +41,8 @@ class SideFile:
         )
         try:
             facts = os.fstat(self._fd)
-            if not stat.S_ISREG(facts.st_mode):
-                raise OSError(f"{path} is not a regular file; move it away")
+            _check_regular(path, facts)
             self._size = facts.st_size
-            if lines:
-                self._cut_torn_line()
             if self._size == 0:
                 sync_folder(path.parent)
         except BaseException:
@@ -66,9 +63,7 @@ class SideFile:
                 "it; give it back its contents, from a backup if need be"
             )
         try:
-            written = os.write(self._fd, data)
-            if written != len(data):
-                raise OSError(f"short write to {self.path}: {written} of {len(data)} bytes")
+            _write_whole(self._fd, data, self.path)
             os.fsync(self._fd)
         except OSError:
             with contextlib.suppress(OSError):
@@ -85,12 +80,28 @@ class SideFile:
         """Close the file; once."""
         os.close(self._fd)
 
-    def _cut_torn_line(self) -> None:
+    def cut_torn_line(self) -> None:
+        """Of a file of lines, cut what a crash left of the last one: nothing relied upon it.
+
+        Raises:
+            OSError: It cannot be cut.
+        """
         tail = self.tail(_TAIL_BYTES)
         torn = len(tail) - (tail.rfind(b"\n") + 1)
         if torn:
             self._size -= torn
             os.ftruncate(self._fd, self._size)
+
+
+def _check_regular(path: Path, facts: os.stat_result) -> None:
+    if not stat.S_ISREG(facts.st_mode):
+        raise OSError(f"{path} is not a regular file; move it away")
+
+
+def _write_whole(fd: int, data: bytes, path: Path) -> None:
+    written = os.write(fd, data)
+    if written != len(data):
+        raise OSError(errno.ENOSPC, f"only {written} of {len(data)} bytes were written", str(path))
 
 
 def replace(lease: Lease, path: Path, content: bytes) -> None:
@@ -107,6 +118,8 @@ def replace(lease: Lease, path: Path, content: bytes) -> None:
     except FileNotFoundError:
         lease.check()
         raise
+    finally:
+        new.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import inspect
 import re
@@ -110,9 +109,11 @@ def by_url(method: str, url_path: str) -> Operation:
 @cache
 def sdk_version() -> str:
     """Version of the installed ``klaviyo-api``; ``unknown`` where its metadata was left out."""
+    from importlib import metadata  # it imports the e-mail package
+
     try:
-        return importlib.metadata.version("klaviyo-api")
-    except importlib.metadata.PackageNotFoundError:
+        return metadata.version("klaviyo-api")
+    except metadata.PackageNotFoundError:
         return "unknown"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from urllib3 import exceptions as urllib3_errors
 
 from klaviyo_audit import privacy
 from klaviyo_audit.entry import Result
@@ -16,15 +15,6 @@ from klaviyo_audit.recorder import describe_error
 if TYPE_CHECKING:
     from klaviyo_audit.recorder import CallRecord, Recorder
 
-# Raised while connecting: no byte of the request was sent.
-_NOT_SENT = (
-    urllib3_errors.NewConnectionError,
-    urllib3_errors.ConnectTimeoutError,
-    urllib3_errors.NameResolutionError,
-    urllib3_errors.ProxyError,
-    urllib3_errors.SSLError,
-    urllib3_errors.LocationValueError,
-)
 _MAX_ERROR_BODY = 262_144
 _MAX_ERRORS = 10
 _OK = range(200, 400)
@@ -127,13 +117,26 @@ def requests_in_failure(error: BaseException) -> int | None:
         return 0 if isinstance(error, TypeError | ValueError) else None
     sent = sum(1 for one in history if not _not_sent(one.error))
     last = getattr(error, "reason", None) or error
-    if isinstance(last, urllib3_errors.ResponseError):
+    from urllib3.exceptions import ResponseError
+
+    if isinstance(last, ResponseError):
         return sent + 1  # too many redirects or error statuses: the last one was answered too
     return sent if _not_sent(last) else sent + 1
 
 
 def _not_sent(error: object) -> bool:
-    if isinstance(error, _NOT_SENT):
+    from urllib3 import exceptions
+
+    # Raised while connecting: no byte of the request was sent.
+    while_connecting = (
+        exceptions.NewConnectionError,
+        exceptions.ConnectTimeoutError,
+        exceptions.NameResolutionError,
+        exceptions.ProxyError,
+        exceptions.SSLError,
+        exceptions.LocationValueError,
+    )
+    if isinstance(error, while_connecting):
         return True
     # The SDK turns a failed TLS handshake into ApiException(status=0).
     return getattr(error, "status", None) == 0

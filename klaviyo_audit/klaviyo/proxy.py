@@ -23,8 +23,8 @@ _API_PACKAGE = "openapi_client.api."
 _MAX_CLOSURE_DEPTH = 8
 
 
-@functools.cache
-def _audited_class(base: type) -> type:
+@functools.lru_cache(maxsize=64)
+def _audited_class(base: Any) -> Any:
     """A class for audited twins of API clients of one class; it shows itself as that class."""
 
     def call_api(self: Any) -> Callable[..., Any]:
@@ -66,7 +66,7 @@ def audit_api_client(api_client: Any, recorder: Recorder) -> Any:
     every change of the one is seen in the other. A wrapt proxy did the same at 20 us a call: the
     SDK looks up six attributes of its `ApiClient` in each.
     """
-    twin = object.__new__(_audited_class(type(api_client)))
+    twin: Any = object.__new__(_audited_class(type(api_client)))
     twin.__dict__ = api_client.__dict__
     twin._audit_original = api_client  # noqa: SLF001
     twin._audit_recorder = recorder  # noqa: SLF001

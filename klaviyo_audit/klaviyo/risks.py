@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections import Counter
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -60,6 +58,9 @@ def table() -> Mapping[tuple[str, str], Operation]:
     Methods, paths, names and scopes are the SDK's own (names those of 25.0.0); the other columns
     are this project's judgement. ``/api/api-keys`` is a beta resource that no SDK has.
     """
+    import csv
+    from importlib import resources
+
     text = resources.files(__package__).joinpath("risks.csv").read_text(encoding="utf-8")
     return MappingProxyType(
         {

@@ -6,8 +6,6 @@ import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from urllib3.util import parse_url
-
 from klaviyo_audit import privacy
 from klaviyo_audit.klaviyo import capture
 from klaviyo_audit.klaviyo.keys import key_of
@@ -72,6 +70,8 @@ def _describe_request(call: CallRecord, url: str, headers: Mapping[str, Any] | N
     path = privacy.url_path(url)
     if "/." in path:
         # urllib3 resolves these before it sends: get_lists_for_profile("..") asks /api/lists.
+        from urllib3.util import parse_url
+
         path = urlsplit(parse_url(url).url).path
     call.resource = privacy.clean_path(path)
     call.key = key_of(headers, url)
@@ -100,6 +100,7 @@ def _http_facts(call: CallRecord, headers: Mapping[str, str]) -> dict[str, Any]:
     if call.requests is not None:
         facts["requests"] = call.requests
     # Square brackets, not get(): urllib3's headers inherit a get() that costs twice as much.
+    request_id: str | None
     try:
         request_id = headers["x-klaviyo-req-id"]
     except KeyError:

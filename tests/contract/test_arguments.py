@@ -18,7 +18,7 @@ GROUPS = catalog.api_groups(KlaviyoAPI)
 VARIANTS = ("", "_with_http_info", "_without_preload_content")
 
 
-class Sent(Exception):  # noqa: N818  (the end of the call, not a defect)
+class Sent(Exception):
     """The SDK has a request ready."""
 
 

@@ -6,7 +6,12 @@ from klaviyo_audit.klaviyo import evidence
 from tests import planted
 
 
-def intent(method="DELETE", path="/api/lists/{id}", resource="/api/lists/L1", at="2026-01-01T00:00:00.000000Z"):
+def intent(
+    method="DELETE",
+    path="/api/lists/{id}",
+    resource="/api/lists/L1",
+    at="2026-01-01T00:00:00.000000Z",
+):
     return {"call": {"method": method, "path": path}, "resource": resource, "timestamp": at}
 
 

@@ -157,9 +157,7 @@ def test_key_of_one_call(klaviyo, trail):
 
 
 def test_oauth(auditor, fake, trail):
-    klaviyo = auditor.audit(
-        KlaviyoAPI(None, access_token=planted.OAUTH_TOKEN, test_host=fake.url)
-    )
+    klaviyo = auditor.audit(KlaviyoAPI(None, access_token=planted.OAUTH_TOKEN, test_host=fake.url))
     klaviyo.Profiles.get_profile("01H")
     assert trail.outcome()["key"]["kind"] == "oauth"
 

@@ -1,0 +1,1 @@
+"""What klaviyo-audit costs, as ratios against the same thing without it."""

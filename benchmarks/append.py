@@ -1,0 +1,98 @@
+"""The journal's append alone, against encoding the same bytes and writing them."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from benchmarks import instructions
+from benchmarks.harness import Effort, Reading, interleave, ratio, ratio_noise, timed
+from benchmarks.server import running
+from benchmarks.subject import without_http
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from klaviyo_audit.journal.writer import JournalWriter
+
+ROW = "append"
+_CALLS = 200
+
+
+def run(effort: Effort) -> list[Reading]:
+    """The ratio, with the entry as plain JSON types and as the recorder hands it on."""
+    with running() as url, without_http(effort.folder, url) as both:
+        writer, members = caught_entry(both)
+        line = last_line(writer.path)
+        plain = orjson.loads(line)
+        # The recorder encodes what calls have in common once; the same done by hand.
+        prepared = {
+            name: orjson.Fragment(orjson.dumps(member)) if isinstance(member, dict) else member
+            for name, member in plain.items()
+        }
+        descriptor = os.open(effort.folder / "plain.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        try:
+            blocks = {
+                "append": timed(lambda: writer.append(members), _CALLS),
+                "plain": timed(_dump_and_write(descriptor, plain), _CALLS),
+                "prepared": timed(_dump_and_write(descriptor, prepared), _CALLS),
+            }
+            taken = interleave(blocks, effort.rounds(300, 80))
+        finally:
+            os.close(descriptor)
+    detail = f"{instructions.medians(taken, 'us')}, {len(line) + 1} bytes a line"
+    what = "append / (orjson.dumps + os.write of the same bytes)"
+    return [
+        Reading(
+            ROW,
+            what,
+            ratio(taken["append"], taken["plain"]),
+            "x",
+            1.4,
+            detail,
+            ratio_noise(taken["plain"]),
+        ),
+        Reading(
+            ROW,
+            f"{what}, its objects encoded beforehand",
+            ratio(taken["append"], taken["prepared"]),
+            "x",
+            None,
+            "harder than the row asks for: whoever writes plain JSON has no such objects",
+        ),
+    ]
+
+
+def caught_entry(both: Any) -> tuple[JournalWriter, dict[str, Any]]:
+    """The journal's writer, and an entry as it gets one for a call.
+
+    Args:
+        both: A `Subject` whose audited client can make a call.
+    """
+    writer: JournalWriter = both.auditor.recorder._writer
+    caught: list[dict[str, Any]] = []
+    append = writer.append
+
+    def catch(members: dict[str, Any], *, linked: bool = False) -> OSError | None:
+        caught.append(members)
+        return append(members, linked=linked)
+
+    writer.append = catch  # type: ignore[method-assign]  # to look at one entry, once
+    try:
+        both.held()["audited"]()
+    finally:
+        del writer.append
+    return writer, caught[-1]
+
+
+def last_line(path: Path) -> bytes:
+    """The last line of a journal, without its newline."""
+    return path.read_bytes().splitlines()[-1]
+
+
+def _dump_and_write(descriptor: int, entry: dict[str, Any]) -> Callable[[], object]:
+    newline = orjson.OPT_APPEND_NEWLINE
+    return lambda: os.write(descriptor, orjson.dumps(entry, option=newline))

@@ -1,0 +1,68 @@
+"""What ``import klaviyo_audit`` takes over ``import klaviyo_api``, in fresh interpreters."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+from benchmarks import instructions
+from benchmarks.harness import Effort, Reading, difference, difference_noise, interleave
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROW = "import"
+_PROGRAM = """
+import json, sys, time
+begun = time.perf_counter()
+import klaviyo_api{more}
+took = time.perf_counter() - begun
+api = sorted(name for name in sys.modules if name.startswith("openapi_client.api."))
+print(json.dumps([took * 1000, api]))
+"""
+
+
+def run(effort: Effort) -> list[Reading]:
+    """Milliseconds, and which API modules were imported."""
+    blocks = {"klaviyo_api": _importing(""), "with klaviyo_audit": _importing(", klaviyo_audit")}
+    taken = interleave(blocks, effort.rounds(25, 8))
+    millis = {name: [took for took, _ in of] for name, of in taken.items()}
+    before, after = (set(of[-1][1]) for of in taken.values())
+    return [
+        Reading(
+            ROW,
+            "import klaviyo_audit over import klaviyo_api",
+            difference(millis["with klaviyo_audit"], millis["klaviyo_api"]),
+            "ms",
+            80,
+            instructions.medians(millis, "ms"),
+            difference_noise(millis["klaviyo_api"]),
+        ),
+        Reading(
+            ROW,
+            "API modules of the SDK it imports",
+            len(after - before),
+            "modules",
+            0,
+            ", ".join(sorted(after - before)[:3]),
+        ),
+    ]
+
+
+def _importing(more: str) -> Callable[[], tuple[float, list[str]]]:
+    program = _PROGRAM.format(more=more)
+
+    def block() -> tuple[float, list[str]]:
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        )
+        took, api = _parsed(done.stdout)
+        return took, api
+
+    return block
+
+
+def _parsed(output: str) -> Any:
+    return json.loads(output)

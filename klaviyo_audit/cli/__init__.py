@@ -1,0 +1,26 @@
+"""The command line: one module a command."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from klaviyo_audit._version import __version__
+from klaviyo_audit.cli import schema, tail, verify
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="klaviyo-audit")
+def main() -> None:
+    """Read and check the audit trail of a program's calls to Klaviyo."""
+    # A trail may hold any character, and the terminal's encoding may not have it.
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+
+
+main.add_command(verify.verify)
+main.add_command(tail.tail)
+main.add_command(schema.schema)

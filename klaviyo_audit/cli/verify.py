@@ -1,0 +1,122 @@
+"""``klaviyo-audit verify``: is the journal what was written?"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from klaviyo_audit.cli.location import fail, journal_argument, locate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from klaviyo_audit.journal.findings import Finding, Report
+
+DAMAGED: Final = 1
+"""Exit code for a journal that was tampered with or damaged."""
+
+_MEGABYTE: Final = 1_000_000
+_COLOURS: Final = {"error": "red", "warning": "yellow", "note": "cyan"}
+
+
+@click.command(short_help="Check that nothing in the journal was changed or removed.")
+@journal_argument
+@click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
+def verify(directory: Path | None, *, as_json: bool) -> None:
+    """Check the journal in DIR (the setting dir, if not given), or one file of it.
+
+    Lists everything that was found. Exit code 0: intact, 1: tampered with or damaged, 2: could
+    not be checked.
+    """
+    from klaviyo_audit.journal.verify import verify as verify_journal
+
+    path = locate(directory)
+    try:
+        with _progress() as progress:
+            report = verify_journal(path, progress=progress)
+    except OSError as error:
+        if as_json:
+            click.echo(_to_json({"error": str(error)}))
+        fail(f"the journal could not be checked: {error}")
+    code = 0 if report.intact else DAMAGED
+    try:
+        if as_json:
+            click.echo(_to_json(report.to_dict()))
+        else:
+            _print(path, report)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read has seen enough; the verdict is still the exit code.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(code)
+
+
+def _print(path: Path, report: Report) -> None:
+    from klaviyo_audit.cli.console import clean, wants_colour
+    from klaviyo_audit.journal.findings import Severity
+
+    colour = wants_colour(sys.stdout)
+    for finding in report.findings:
+        click.echo(_line(finding), color=colour)
+    click.echo(
+        f"{clean(str(path), 1000)}: {_count(report.entries, 'entry', 'entries')} of "
+        f"{_count(report.writers, 'writer')}, {_size(report.bytes)}"
+    )
+    counts = [
+        _count(report.count(severity), severity.value)
+        for severity in Severity
+        if report.count(severity)
+    ]
+    verdict = "intact" if report.intact else "tampered with or damaged"
+    style = click.style(verdict, fg="green" if report.intact else "red", bold=True)
+    click.echo(f"{style}{': ' if counts else ''}{', '.join(counts)}", color=colour)
+
+
+def _line(finding: Finding) -> str:
+    from klaviyo_audit.cli.console import clean
+
+    severity = click.style(finding.severity.value.ljust(7), fg=_COLOURS[finding.severity.value])
+    where = "journal" if finding.file is None else f"{finding.file} line {finding.line}"
+    if finding.offset is not None:
+        where += f", byte {finding.offset}"
+    if finding.writer is not None:
+        where += f", writer {finding.writer}"
+        where += "" if finding.n is None else f", number {finding.n}"
+        where += "" if finding.last is None else f" to {finding.last}"
+    return f"{severity}  {clean(where)}: {finding.kind.value}: {clean(finding.message, 2000)}"
+
+
+def _size(size: int) -> str:
+    if size < _MEGABYTE:
+        return f"{size:,} bytes"
+    return f"{size / _MEGABYTE:,.1f} MB"
+
+
+def _count(number: int, one: str, many: str | None = None) -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def _to_json(value: object) -> str:
+    import json
+
+    return json.dumps(value)  # ASCII: safe for a terminal too
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[int, int], None] | None]:
+    """A bar on the terminal, which is gone when the work is done; None elsewhere."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+
+    columns = (BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("")
+        yield lambda done, total: bar.update(task, completed=done, total=total)

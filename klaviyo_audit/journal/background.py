@@ -1,0 +1,83 @@
+"""A sealer in a thread of its own, beside the program that is audited."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from klaviyo_audit.journal.sealer import Sealer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+class SealerThread:
+    """A daemon thread that seals a journal, in the process that has started it last.
+
+    Args:
+        make: Makes the sealer; called at each start.
+    """
+
+    def __init__(self, make: Callable[[], Sealer]) -> None:
+        self._make = make
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._pid = 0
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the thread runs in this process; not in a child that was forked off it."""
+        return self._pid == os.getpid() and self._thread is not None and self._thread.is_alive()
+
+    def start(self) -> bool:
+        """Start the thread unless it runs, also in a forked child.
+
+        Returns:
+            Whether it runs now: at the interpreter's shutdown no thread can be started.
+        """
+        if self.is_running:
+            return True
+        stop = threading.Event()
+        thread = threading.Thread(
+            target=lambda: self._make().run(stop), name="klaviyo-audit-sealer", daemon=True
+        )
+        with contextlib.suppress(RuntimeError):  # can't start new thread at interpreter shutdown
+            thread.start()
+            self._stop, self._thread, self._pid = stop, thread, os.getpid()
+        return self.is_running
+
+    def stop(self, timeout: float = 5.0) -> bool:
+        """Have everything sealed that is in the journal now, and end the thread.
+
+        Args:
+            timeout: How long to wait for that, in seconds.
+
+        Returns:
+            Whether the thread has ended, or did not run.
+        """
+        if not self.is_running or self._thread is None:
+            return True
+        self._stop.set()
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+
+def background(directory: Path, **options: Any) -> SealerThread:
+    """Start sealing a journal in a thread of its own.
+
+    Args:
+        directory: The journal's folder.
+        options: As for `Sealer`.
+
+    Raises:
+        ConfigurationError: As for `Sealer`.
+    """
+    make = partial(Sealer, directory, **options)
+    make()  # what is wrong with the options is known here, not in the thread
+    thread = SealerThread(make)
+    thread.start()
+    return thread

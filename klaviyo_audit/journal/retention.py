@@ -1,0 +1,193 @@
+"""Removing the oldest files of the journal, so that what is left can still be verified."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+from klaviyo_audit import clock
+from klaviyo_audit.errors import JournalCorrupt
+from klaviyo_audit.journal.checkpoint import open_checkpoint
+from klaviyo_audit.journal.checkpoints import checkpoint_of_size
+from klaviyo_audit.journal.commit import sync_folder
+from klaviyo_audit.journal.folder import JOURNAL_NAME
+from klaviyo_audit.journal.lease import REMOVED_NAME
+from klaviyo_audit.journal.leaves import leaves
+from klaviyo_audit.journal.merkle import leaf_hash
+from klaviyo_audit.journal.reader import open_journal
+from klaviyo_audit.journal.segments import read_removed, rotated_files, spans
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from klaviyo_audit.journal.segments import Segment
+    from klaviyo_audit.journal.treelog import TreeLog
+
+    Announce = Callable[[str, Mapping[str, Any]], None]
+
+ACTION: Final = "journal.retention"
+"""Action of the line that tells of files that are about to be removed."""
+
+_VERSION: Final = 1
+_DAY: Final = 86400.0
+_LINES: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How much of the journal is kept.
+
+    Args:
+        days: Age (of its last line) at which a file is removed; None: never for its age.
+        max_bytes: Size of all journal files together above which the oldest are removed; None:
+            never for that.
+        needed_from: Gives the first leaf, or the number of the first file, that somebody still
+            needs, such as a sink that has not acknowledged it.
+        announce: Called with `ACTION` and the facts before files are removed. When it raises, they
+            are kept for the time being; after a crash it can be called again for the same files.
+    """
+
+    days: float | None = None
+    max_bytes: int | None = None
+    needed_from: Callable[[], int] | None = None
+    announce: Announce | None = None
+
+    @property
+    def is_off(self) -> bool:
+        """Whether everything is kept."""
+        return self.days is None and self.max_bytes is None
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Files that can only be removed together: their leaves come next in the tree."""
+
+    files: tuple[int, ...]
+    start: int
+    end: int
+    """The leaf after the last one; where another file's segment begins."""
+
+
+def groups(segments: Sequence[Segment], start: int) -> Iterator[Group]:
+    """The smallest groups, oldest first, of files that hold all leaves from `start` to some place.
+
+    After late lines the leaves of two files interleave; then the two are one group.
+    """
+    if not segments:
+        return
+    last_visit = {segment.file: segment.index for segment in segments}
+    files: set[int] = set()
+    until = begin = start
+    for span in spans(segments, start, segments[-1].index):
+        files.add(span.file)
+        until = max(until, last_visit[span.file])
+        if until < span.end:
+            yield Group(tuple(sorted(files)), begin, span.end)
+            files, begin = set(), span.end
+
+
+def retain(log: TreeLog, policy: Retention) -> Iterator[None]:
+    """Remove what is due, in small pieces of work.
+
+    Args:
+        log: The journal's history, caught up.
+        policy: What is due.
+
+    Yields:
+        After each piece of work, for others to have a turn.
+
+    Raises:
+        JournalCorrupt: What is to be removed is not what was sealed: it is evidence, and kept.
+        LeaseLost: Another process is the sealer now.
+        OSError: A file cannot be read or removed.
+    """
+    paths = rotated_files(log.directory)
+    _remove_announced(log, paths, policy.announce)
+    sizes = {file: path.stat().st_size for file, path in paths.items() if path.exists()}
+    total = sum(sizes.values()) + _live_size(log.directory)
+    now = time.time()
+    for group in groups(log.segments, read_removed(log.directory).size):
+        if group.end > log.sealed or not all(map(log.is_done, group.files)):
+            return
+        if policy.needed_from and group.end > policy.needed_from():
+            return
+        times = (paths[file].stat().st_mtime for file in group.files if file in paths)
+        newest = max(times, default=now)
+        if policy.days is not None and now - newest > policy.days * _DAY:
+            reason = "age"
+        elif policy.max_bytes is not None and total > policy.max_bytes:
+            reason = "size"
+        else:
+            return
+        size = sum(sizes.get(file, 0) for file in group.files)
+        yield from _record(log, group, {"reason": reason, "bytes": size})
+        paths = rotated_files(log.directory)
+        _remove_announced(log, paths, policy.announce)
+        total -= size
+
+
+def _record(log: TreeLog, group: Group, facts: Mapping[str, Any]) -> Iterator[None]:
+    """Say durably what is removed, when it has been read again and is what was signed."""
+    tree = read_removed(log.directory)
+    lines = leaves(log.directory, end=group.end)
+    while batch := list(islice(lines, _LINES)):
+        tree = tree.extended(map(leaf_hash, batch))
+        yield
+    note = checkpoint_of_size(log.directory, group.end)
+    signed = open_checkpoint(note, log.signer.verifier) if note else None
+    if signed is None or signed.root != tree.root():
+        why = "differ from what was signed" if signed else "have no checkpoint at their end"
+        raise JournalCorrupt(
+            f"the lines {group.start} to {group.end - 1} in {log.directory} {why}; they are not "
+            "removed (`klaviyo-audit verify` tells more)"
+        )
+    paths = rotated_files(log.directory)
+    record = {
+        "v": _VERSION,
+        "timestamp": clock.now(),
+        **facts,
+        "files": [paths[file].name for file in group.files],
+        "from": group.start,
+        "lines": group.end - group.start,
+        **tree.to_dict(),
+        "root": tree.root().hex(),
+    }
+    log.lease.check()
+    log.removed.append(orjson.dumps(record) + b"\n")
+
+
+def _remove_announced(log: TreeLog, paths: Mapping[int, Path], announce: Announce | None) -> None:
+    """Remove the files that are recorded to be removed, after saying so."""
+    size = read_removed(log.directory).size
+    kept = {segment.file for segment in log.segments if segment.index >= size}
+    # A file whose last segment begins before that place ends there at the latest.
+    begun = {segment.file for segment in log.segments} - kept
+    gone = [paths[file] for file in sorted(begun & paths.keys())]
+    if not gone or not size:
+        return
+    if announce:
+        announce(ACTION, _last_record(log.directory))
+    # Lost before the record was written: then there is no such record.
+    log.lease.check()
+    for path in gone:
+        path.unlink(missing_ok=True)
+    sync_folder(log.directory)
+
+
+def _last_record(directory: Path) -> dict[str, Any]:
+    with open_journal(directory / REMOVED_NAME) as file:
+        record: dict[str, Any] = orjson.loads(file.read().splitlines()[-1])
+    record.pop("edge")
+    return record
+
+
+def _live_size(directory: Path) -> int:
+    with contextlib.suppress(FileNotFoundError):
+        return (directory / JOURNAL_NAME).stat().st_size
+    return 0
