@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from klaviyo_audit.entry import Result
+    from klaviyo_audit.journal.background import SealerThread
     from klaviyo_audit.settings import Settings
     from klaviyo_audit.sinks.base import Sink
 
@@ -120,6 +121,7 @@ class Auditor:
                 )
             self.recorder.lost(problem)
         self._recovery = self._recover_in_background() if problem is None else None
+        self._sealer = self._seal_in_background() if problem is None else None
         self._feed = Feed(self._writer.path, live) if live else None
         atexit.register(self._at_exit)
 
@@ -209,6 +211,8 @@ class Auditor:
         if self._feed is not None:
             self._feed.close(_EXIT_SECONDS)
             self._feed = None
+        if self._sealer is not None:
+            self._sealer.stop(_EXIT_SECONDS)
 
     def _at_exit(self) -> None:
         self.close()
@@ -237,6 +241,28 @@ class Auditor:
             self.recorder.trouble(
                 "the journal's loose ends could not be tied", error, "klaviyo-audit resolve"
             )
+
+    def _seal_in_background(self) -> SealerThread | None:
+        """Seal the journal in a thread of this process, or wait there until another one stops."""
+        if self.settings.seal != "background":
+            return None
+        from klaviyo_audit.journal.background import background
+
+        key = self.settings.signing_key
+        return background(
+            self._writer.directory,
+            seal_interval=self.settings.seal_interval,
+            seal_lines=self.settings.seal_lines,
+            rotate_bytes=int(self.settings.rotate_bytes),
+            rotate_age=self.settings.rotate_age,
+            compress=self.settings.compress,
+            retain_days=self.settings.retain_days,
+            retain_bytes=self.settings.retain_bytes,
+            origin=self.settings.origin,
+            signing_key=None if key is None else key.get_secret_value(),
+            public_key=self.settings.public_key,
+            announce=self.recorder.about_journal,
+        )
 
     def _low_space(self, level: Level, free: int) -> None:
         if level is not Level.ENOUGH:

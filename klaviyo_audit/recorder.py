@@ -224,6 +224,22 @@ class Recorder:
             members["metadata"] = facts
         return None if self._writer.append(members) is not None else entry_id
 
+    def about_journal(self, action: str, metadata: Mapping[str, Any]) -> None:
+        """Write a line about the journal itself, e.g. what retention removed."""
+        members: dict[str, Any] = {
+            "v": SCHEMA_VERSION,
+            "id": str(uuid7()),
+            "writer": None,
+            "n": None,
+            "timestamp": clock.timestamp(time_ns()),
+            "phase": Phase.JOURNAL.value,
+            "action": action,
+            "user_id": self._default.user_id,
+            "origin": None,
+            "metadata": dict(metadata),
+        }
+        self._writer.append(members)
+
     def _members(
         self, call: CallRecord, phase: str, result: str | None, error: Mapping[str, str] | None
     ) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -27,11 +28,17 @@ class SealerThread:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._pid = 0
+        _threads.add(self)
 
     @property
     def is_running(self) -> bool:
         """Whether the thread runs in this process; not in a child that was forked off it."""
         return self._pid == os.getpid() and self._thread is not None and self._thread.is_alive()
+
+    @property
+    def was_started(self) -> bool:
+        """Whether it runs, or ran in the process this one was forked off."""
+        return self._thread is not None and not self._stop.is_set()
 
     def start(self) -> bool:
         """Start the thread unless it runs, also in a forked child.
@@ -81,3 +88,16 @@ def background(directory: Path, **options: Any) -> SealerThread:
     thread = SealerThread(make)
     thread.start()
     return thread
+
+
+_threads: weakref.WeakSet[SealerThread] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    # The parent may end before the child (a daemon does that): then the child seals.
+    for thread in list(_threads):
+        if thread.was_started:
+            thread.start()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -14,7 +14,7 @@ from klaviyo_audit.klaviyo import catalog
 from klaviyo_audit.klaviyo.operation import audited_operation, observe_call_api
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
 
     from klaviyo_audit.recorder import Recorder
 
@@ -66,7 +66,7 @@ def audit_api_client(api_client: Any, recorder: Recorder) -> Any:
     every change of the one is seen in the other. A wrapt proxy did the same at 20 us a call: the
     SDK looks up six attributes of its `ApiClient` in each.
     """
-    twin: Any = object.__new__(_audited_class(type(api_client)))
+    twin: Any = object.__new__(_audited_class(cast("Hashable", type(api_client))))
     twin.__dict__ = api_client.__dict__
     twin._audit_original = api_client  # noqa: SLF001
     twin._audit_recorder = recorder  # noqa: SLF001

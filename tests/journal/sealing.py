@@ -1,6 +1,7 @@
 """What the tests of sealing share: lines, sealers in other processes, and the check of a history."""
 
 import contextlib
+import fcntl
 import multiprocessing
 import os
 import signal
@@ -9,6 +10,9 @@ import time
 from collections import Counter
 from hashlib import sha256
 from pathlib import Path
+from typing import ClassVar
+
+import pytest
 
 from klaviyo_audit.journal import treelog
 from klaviyo_audit.journal.checkpoint import open_checkpoint, read_notes
@@ -266,3 +270,55 @@ def raiser(error):
         raise error
 
     return raise_it
+
+
+class Scene:
+    """A journal in which everything comes to be due: rotation, late lines, compression."""
+
+    OPTIONS: ClassVar = {"rotate_bytes": 200, "compress": "gzip", "lease_seconds": 0}
+
+    def __init__(self, folder, **options):
+        self.folder = folder
+        self.sealer = make_sealer(folder, **self.OPTIONS, **options)
+        append(folder, b"first\n" * 20)
+        settle(self.sealer)
+        # A writer that keeps the file open when it is rotated.
+        self.held = (folder / "audit.jsonl").open("ab")
+        fcntl.flock(self.held, fcntl.LOCK_SH)
+        append(folder, b"second\n" * 30)
+
+    def act(self):
+        steps(self.sealer)
+        append(self.folder, b"third\n" * 40)
+        if self.sealer._succession:
+            self.sealer._succession._rotated_at = -NEVER
+        steps(self.sealer)
+        self.held.write(b"late\n")
+        self.held.flush()
+        steps(self.sealer)
+        self.held.close()
+        steps(self.sealer)
+        append(self.folder, b"fourth\n" * 10)
+        steps(self.sealer)
+
+
+def steps(sealer):
+    """Have a sealer do what is due without waiting for it."""
+    sealer._save_at = 0.0
+    for _ in range(6):
+        sealer._look_at = 0.0
+        if sealer._succession:
+            sealer._succession._late_at = 0.0
+        if sealer._chores:
+            sealer._chores._next_at = 0.0
+        sealer.step()
+
+
+def die_at(folder, place):
+    """The work of a child: play the scene, and be killed at one system call."""
+    monkeypatch = pytest.MonkeyPatch()
+    without_syncing(monkeypatch)
+    scene = Scene(folder)
+    SystemCalls(monkeypatch).begin(place, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    scene.act()
+    scene.sealer.close()

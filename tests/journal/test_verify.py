@@ -607,23 +607,29 @@ from klaviyo_audit.journal.writer import JournalWriter
 writer = JournalWriter(pathlib.Path(sys.argv[1]), user_id="u", origin={}, opening={}, on_loss=print)
 writer.open()
 def run():
+    import time
     from uuid_utils import uuid7
     from klaviyo_audit import clock
-    while True:
+    for n in range(5000):
+        if n % 5 == 0:
+            time.sleep(0.002)
         writer.append({"v": 1, "id": str(uuid7()), "writer": None, "n": None,
             "timestamp": clock.now(), "phase": "outcome", "action": "a", "user_id": "u",
             "origin": None, "metadata": {"text": "x" * 500}})
 for _ in range(8):
     threading.Thread(target=run).start()
 print(flush=True)
+sys.stdin.read()
 """
     trail = tmp_path / "trail"
     with subprocess.Popen(
-        [sys.executable, "-c", program, str(trail)], stdout=subprocess.PIPE
+        [sys.executable, "-c", program, str(trail)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     ) as process:
         try:
             process.stdout.readline()
-            for _ in range(5):
+            for _ in range(4):
                 report = verify(trail)
                 assert report.intact, report.findings
                 assert kinds(report, Severity.WARNING) == []
