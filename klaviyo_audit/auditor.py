@@ -120,6 +120,7 @@ class Auditor:
                     "and on_failure is 'block'. Make the folder writable, or set KLAVIYO_AUDIT_DIR."
                 )
             self.recorder.lost(problem)
+        self._resolved: list[dict[str, Any]] = []
         self._recovery = self._recover_in_background() if problem is None else None
         self._sealer = self._seal_in_background() if problem is None else None
         self._feed = Feed(self._writer.path, live) if live else None
@@ -234,9 +235,23 @@ class Auditor:
         thread.start()
         return thread
 
+    def resolve(self) -> list[dict[str, Any]]:
+        """Close every intent of other writers that has no outcome, as ``result: unknown``.
+
+        Writers that died are looked after at each start anyway; this also finds intents of
+        writers that ended well but whose outcome was lost, and reads the whole journal for it.
+
+        Returns:
+            The intents that were closed, by this or when this auditor was made.
+        """
+        if self._recovery is not None:
+            self._recovery.join()
+        self._resolved += recover(self._writer, [self._writer.id], everything=True).resolved
+        return self._resolved
+
     def _recover(self, own: list[str]) -> None:
         try:
-            recover(self._writer, own)
+            self._resolved += recover(self._writer, own).resolved
         except Exception as error:
             self.recorder.trouble(
                 "the journal's loose ends could not be tied", error, "klaviyo-audit resolve"

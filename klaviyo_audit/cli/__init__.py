@@ -7,7 +7,7 @@ import sys
 import click
 
 from klaviyo_audit._version import __version__
-from klaviyo_audit.cli import schema, tail, verify
+from klaviyo_audit.cli import resolve, schema, tail, verify
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -24,3 +24,4 @@ def main() -> None:
 main.add_command(verify.verify)
 main.add_command(tail.tail)
 main.add_command(schema.schema)
+main.add_command(resolve.resolve)
