@@ -146,7 +146,7 @@ def _printer() -> Callable[[Line | str], None]:
             show_entry(AuditEntry.from_dict(line.members))
         except ValidationError:
             what = f"!! byte {line.offset}: an entry that is not as the schema says"
-            click.secho(f"{what}: {clean(line.raw.decode())}", fg="red", color=colour)
+            click.secho(f"{what}: {clean(line.raw.decode(), 1000)}", fg="red", color=colour)
 
     return show
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from klaviyo_audit.journal.treelog import TreeLog
 
 _SLICE_SECONDS: Final = 0.01
-_IDLE_SECONDS: Final = 2.0
+_IDLE_SECONDS: Final = 5.0
 _RETAIN_SECONDS: Final = 60.0
 _AFTER_ERROR_SECONDS: Final = 30.0
 
@@ -46,6 +46,7 @@ class Chores:
         self._retention = retention
         self._on_error = on_error
         self._chore: Iterator[None] | None = None
+        self._finished = 0
         self._next_at = self._retain_at = 0.0
 
     def work(self) -> bool:
@@ -59,8 +60,9 @@ class Chores:
         """
         now = monotonic()
         if self._chore is None:
-            if now < self._next_at:
+            if now < self._next_at and self._log.finished == self._finished:
                 return False
+            self._finished = self._log.finished
             self._next_at = now + _IDLE_SECONDS
             self._chore = self._next_chore(now)
         try:

@@ -17,6 +17,7 @@ from klaviyo_audit.journal.segments import (
     open_file,
     read_removed,
     read_segments,
+    reading,
     spans,
 )
 
@@ -52,7 +53,7 @@ def leaves(directory: Path, *, end: int | None = None) -> Iterator[bytes]:
     live = max((segment.file for segment in segments), default=None)
     done = read_removed(directory).size
     for span in spans(segments, done, end):
-        with open_file(directory, span.file, live=live) as file:
+        with open_file(directory, span.file, live=live) as file, reading(directory, span.file):
             file.seek(span.offset)
             for line in islice(file, span.end - span.start):
                 yield line.removesuffix(b"\n")
@@ -92,9 +93,11 @@ class LeafReader:
         """Start of the first line that was not taken yet, in bytes."""
         self.at_end = False
         """The last `take` found nothing more in the file."""
+        self._directory = directory
         self._closing = contextlib.ExitStack()
         self._source: BinaryIO = self._closing.enter_context(open_file(directory, file, live=live))
-        self._source.seek(offset)
+        with reading(directory, file):
+            self._source.seek(offset)
         self.is_plain = isinstance(self._source, BufferedReader)
         """The file is not compressed."""
         self._read = offset
@@ -139,7 +142,8 @@ class LeafReader:
         self._closing.close()
 
     def _fill(self) -> bool:
-        data = self._source.read(_CHUNK_BYTES)
+        with reading(self._directory, self.file):
+            data = self._source.read(_CHUNK_BYTES)
         if not data:
             return False
         self._read += len(data)

@@ -17,7 +17,7 @@ from klaviyo_audit.errors import JournalCorrupt
 from klaviyo_audit.journal.commit import sync_folder
 from klaviyo_audit.journal.folder import FILE_MODE, JOURNAL_NAME
 from klaviyo_audit.journal.reader import open_journal
-from klaviyo_audit.journal.segments import COMPRESSED, decompressed, file_name, zstd_module
+from klaviyo_audit.journal.segments import COMPRESSED, decompressed, file_name, reading, zstd_module
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -171,7 +171,7 @@ def compress(lease: Lease, directory: Path, file: int, how: str) -> Iterator[Non
     packed = directory / f"{plain.name}{COMPRESSED[how]}"
     temporary = lease.path(packed.name)
     try:
-        yield from _write_compressed(plain, temporary, how)
+        yield from _write_compressed(plain, temporary, file, how)
         temporary.rename(packed)
     except FileNotFoundError:
         lease.check()
@@ -183,7 +183,7 @@ def compress(lease: Lease, directory: Path, file: int, how: str) -> Iterator[Non
     plain.unlink(missing_ok=True)
 
 
-def _write_compressed(plain: Path, packed: Path, how: str) -> Iterator[None]:
+def _write_compressed(plain: Path, packed: Path, file: int, how: str) -> Iterator[None]:
     flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
     fd = os.open(packed, flags, FILE_MODE)
     with os.fdopen(fd, "w+b") as sink, open_journal(plain) as source:
@@ -197,7 +197,7 @@ def _write_compressed(plain: Path, packed: Path, how: str) -> Iterator[None]:
         sink.flush()
         os.fsync(sink.fileno())
         sink.seek(0)
-        with decompressed(sink, packed.suffix) as content:
+        with reading(plain.parent, file), decompressed(sink, packed.suffix) as content:
             while chunk := content.read(_CHUNK_BYTES):
                 check.update(chunk)
                 yield

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import re
+import zlib
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, BinaryIO, Final, cast
@@ -189,6 +190,25 @@ def open_file(directory: Path, file: int, *, live: int | None) -> Iterator[Binar
     opened, suffix = _opened(directory, file, live)
     with opened, decompressed(opened, suffix) as content:
         yield content
+
+
+@contextlib.contextmanager
+def reading(directory: Path, file: int) -> Iterator[None]:
+    """Turn what a decompressor raises about a damaged file into `JournalCorrupt`."""
+    try:
+        yield
+    except _damage() as error:
+        raise JournalCorrupt(
+            f"the compressed file {file_name(file)} in {directory} is damaged: {error}; restore it "
+            "from a backup"
+        ) from error
+
+
+def _damage() -> tuple[type[Exception], ...]:
+    errors: tuple[type[Exception], ...] = (EOFError, zlib.error, gzip.BadGzipFile)
+    with contextlib.suppress(ConfigurationError):
+        errors += (zstd_module().ZstdError,)
+    return errors
 
 
 @contextlib.contextmanager

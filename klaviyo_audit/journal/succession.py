@@ -138,6 +138,7 @@ class Succession:
         if path.suffix == ".jsonl" and path.stat().st_size > offset:
             return True
         del walk.waiting[file]
+        self._log.finished += 1
         return False
 
     def _path(self, file: int) -> Path:

@@ -67,6 +67,8 @@ class TreeLog:
     ) -> None:
         self.directory = directory
         self.lease = lease
+        self.finished = 0
+        """How many files were finished since this was opened."""
         self._on_checkpoint = on_checkpoint
         with contextlib.ExitStack() as undo:
             self._closing = undo
@@ -265,6 +267,7 @@ class TreeLog:
         self.tree = self.tree.extended(self.walk.reader.take_tail())
         self.checkpoint()
         self.walk.finish()
+        self.finished += 1
 
     def checkpoint(self) -> None:
         """Sign the tree, if it has grown, when its lines are on the disk.
