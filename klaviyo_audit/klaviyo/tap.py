@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 _INTEGER = re.compile(r"\s*(\d{1,9})")
 _TOKEN = re.compile(r"[A-Za-z0-9.:-]{1,100}\Z")
-_OK = range(200, 300)
 
 
 def watch_attempt(
@@ -99,56 +98,65 @@ def _http_facts(call: CallRecord, headers: Mapping[str, str]) -> dict[str, Any]:
     facts: dict[str, Any] = {"status": call.status, "attempts": call.attempts}
     if call.requests is not None:
         facts["requests"] = call.requests
-    # Square brackets, not get(): urllib3's headers inherit a get() that costs twice as much.
-    request_id: str | None
-    try:
-        request_id = headers["x-klaviyo-req-id"]
-    except KeyError:
-        request_id = headers.get("CF-Ray")
+    found = _plain(headers)
+    request_id = found.get("x-klaviyo-req-id") or found.get("cf-ray")
     if request_id is not None:
         facts["request_id"] = _token(request_id)
-    try:
-        revision = headers["x-klaviyo-api-revision"]
-    except KeyError:
-        pass
-    else:
-        if revision != call.revision:
-            facts["revision"] = _token(revision)
-    limits = _rate_limit(headers, refused=call.status not in _OK)
+    revision = found.get("x-klaviyo-api-revision")
+    if revision is not None and revision != call.revision:
+        facts["revision"] = _token(revision)
+    limits = _rate_limit(found)
     if limits:
         facts["rate_limit"] = limits
     return facts
+
+
+_WANTED = (
+    "x-klaviyo-req-id",
+    "cf-ray",
+    "x-klaviyo-api-revision",
+    "ratelimit-limit",
+    "ratelimit-remaining",
+    "ratelimit-reset",
+    "retry-after",
+)
+
+
+def _plain(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers that matter, by lower-case name.
+
+    Read from the dictionary inside urllib3's `HTTPHeaderDict` (the same in 1.26 and 2.x) where
+    it is there: seven look-ups through its own methods take 5 us, these 1.
+    """
+    inside = getattr(headers, "_container", None)
+    if type(inside) is dict:
+        return {name: inside[name][1] for name in _WANTED if name in inside}
+    return {name: headers[name] for name in _WANTED if name in headers}
 
 
 def _token(value: str) -> str:
     return value if _TOKEN.match(value) else privacy.clean_text(value, 100)
 
 
-def _rate_limit(headers: Mapping[str, str], *, refused: bool) -> dict[str, Any]:
+def _rate_limit(headers: Mapping[str, str]) -> dict[str, Any]:
     limits: dict[str, Any] = {}
-    try:
-        limits["limit"] = int(headers["RateLimit-Limit"])
-        limits["remaining"] = int(headers["RateLimit-Remaining"])
-        limits["reset"] = int(headers["RateLimit-Reset"])
-    except KeyError:
-        pass
-    except ValueError:
-        # As in "750, 750;w=60", which the IETF draft also allows.
-        limits = _lenient_rate_limit(headers)
-    if refused:
-        retry_after = headers.get("Retry-After")
-        if retry_after is not None:
-            limits["retry_after"] = privacy.clean_text(retry_after, 60)
+    if "ratelimit-limit" in headers:
+        try:
+            limits["limit"] = int(headers["ratelimit-limit"])
+            limits["remaining"] = int(headers["ratelimit-remaining"])
+            limits["reset"] = int(headers["ratelimit-reset"])
+        except (KeyError, ValueError):
+            # As in "750, 750;w=60", which the IETF draft also allows.
+            limits = _lenient_rate_limit(headers)
+    retry_after = headers.get("retry-after")
+    if retry_after is not None:
+        limits["retry_after"] = privacy.clean_text(retry_after, 60)
     return limits
 
 
 def _lenient_rate_limit(headers: Mapping[str, str]) -> dict[str, Any]:
     found = {
-        name: _INTEGER.match(headers.get(header, ""))
-        for name, header in (
-            ("limit", "RateLimit-Limit"),
-            ("remaining", "RateLimit-Remaining"),
-            ("reset", "RateLimit-Reset"),
-        )
+        name: _INTEGER.match(headers.get(f"ratelimit-{name}", ""))
+        for name in ("limit", "remaining", "reset")
     }
     return {name: int(match[1]) for name, match in found.items() if match is not None}

@@ -250,8 +250,6 @@ def test_a_damaged_compressed_file_is_told(folder, how, harm):
     if harm == "byte":
         data[len(data) // 2] ^= 1
     packed.write_bytes(data[:-5] if harm == "cut" else data if harm == "byte" else b"")
-    with pytest.raises(JournalCorrupt):
-        list(leaves(folder))
     (folder / "tree").unlink()
     with pytest.raises(JournalCorrupt):
         seal(folder)

@@ -232,3 +232,22 @@ def test_interrupt_in_a_call_is_recorded_and_passed_on(klaviyo, trail, monkeypat
     entry = trail.outcome()
     assert entry["result"] == "unknown"
     assert entry["error"]["type"] == "KeyboardInterrupt"
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_headers_are_read_from_any_mapping(plain):
+    """urllib3 keeps a dictionary inside its headers, which is only a short cut."""
+    from urllib3 import HTTPHeaderDict
+
+    from klaviyo_audit.klaviyo import tap
+
+    given = {
+        "x-klaviyo-req-id": "abc",
+        "ratelimit-limit": "750, 750;w=60",
+        "ratelimit-remaining": "7",
+        "ratelimit-reset": "nonsense",
+        "retry-after": "5",
+    }
+    found = tap._plain(given if plain else HTTPHeaderDict(given))
+    assert found == given
+    assert tap._rate_limit(found) == {"limit": 750, "remaining": 7, "retry_after": "5"}
