@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from benchmarks import instructions
-from benchmarks.harness import Effort, Reading, interleave, ratio, ratio_noise, timed
+from benchmarks.harness import Effort, Reading, interleave, medians, ratio, ratio_noise, timed
 from benchmarks.server import running
 from benchmarks.subject import without_http
 
@@ -36,14 +35,14 @@ def run(effort: Effort) -> list[Reading]:
         descriptor = os.open(effort.folder / "plain.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         try:
             blocks = {
-                "append": timed(lambda: writer.append(members), _CALLS),
+                "append": timed(appending(writer, members), _CALLS),
                 "plain": timed(_dump_and_write(descriptor, plain), _CALLS),
                 "prepared": timed(_dump_and_write(descriptor, prepared), _CALLS),
             }
             taken = interleave(blocks, effort.rounds(300, 80))
         finally:
             os.close(descriptor)
-    detail = f"{instructions.medians(taken, 'us')}, {len(line) + 1} bytes a line"
+    detail = f"{medians(taken, 'us')}, {len(line) + 1} bytes a line"
     what = "append / (orjson.dumps + os.write of the same bytes)"
     return [
         Reading(
@@ -86,6 +85,16 @@ def caught_entry(both: Any) -> tuple[JournalWriter, dict[str, Any]]:
     finally:
         del writer.append
     return writer, caught[-1]
+
+
+def appending(writer: JournalWriter, members: dict[str, Any]) -> Callable[[], object]:
+    """Append an entry over and over as if it were a new one each time."""
+
+    def append() -> object:
+        members["origin"] = None  # filled in by the writer, as its id and number are
+        return writer.append(members)
+
+    return append
 
 
 def last_line(path: Path) -> bytes:

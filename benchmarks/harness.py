@@ -5,12 +5,12 @@ from __future__ import annotations
 import gc
 import statistics
 from dataclasses import dataclass
-from pathlib import Path
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
 T = TypeVar("T")
 
@@ -135,3 +135,8 @@ def quantile(values: Sequence[float], share: float) -> float:
     """The value that this share of the values does not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+
+
+def medians(taken: Mapping[str, Sequence[float]], unit: str) -> str:
+    """The medians in words."""
+    return ", ".join(f"{name} {statistics.median(of):,.1f} {unit}" for name, of in taken.items())

@@ -7,8 +7,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import instructions
-from benchmarks.harness import Effort, Reading, difference, difference_noise, interleave
+from benchmarks.harness import Effort, Reading, difference, difference_noise, interleave, medians
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +36,7 @@ def run(effort: Effort) -> list[Reading]:
             difference(millis["with klaviyo_audit"], millis["klaviyo_api"]),
             "ms",
             80,
-            instructions.medians(millis, "ms"),
+            medians(millis, "ms"),
             difference_noise(millis["klaviyo_api"]),
         ),
         Reading(

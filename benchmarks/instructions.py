@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
 import os
 import re
 import shutil
@@ -24,13 +25,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.harness import Effort, interleave
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from benchmarks.subject import Subject
-
 _FEW = 50
-_WARM_UP = 10
+_WARM_UP = 20
 _SHOWN = re.compile(r"^CHILD (\w+) (\d+) (\d+)$", re.MULTILINE)
 _COUNTED = re.compile(r"^==(\d+)== .*Total instructions: (\d+)$", re.MULTILINE)
 
@@ -41,47 +42,41 @@ class Count:
 
     Attributes:
         what: What was counted.
-        bare: For a bare call.
-        audited: For an audited one.
+        each: How much of it, by the alternative's name.
         detail: The numbers, and who counted.
     """
 
     what: str
-    bare: float
-    audited: float
+    each: dict[str, float]
     detail: str
 
 
-def count(which: str, url: str, folder: Path, *, calls: int) -> Count:
-    """Count for each of two alternatives.
+def count(which: str, url: str, effort: Effort, *, calls: int) -> Count:
+    """Count for each of several alternatives.
 
     Args:
-        which: ``idiom``, ``held`` or ``stub`` (held, without HTTP).
+        which: ``idiom`` or ``held``, of `Subject`.
         url: The server's.
-        folder: Where journals may be made.
+        effort: A quick run takes CPU time: valgrind needs ten seconds before the first call.
         calls: How many calls are counted.
     """
-    program = [sys.executable, "-m", "benchmarks.instructions", which, url, str(folder)]
+    program = [sys.executable, "-m", "benchmarks.instructions", which, url, str(effort.folder)]
     if _has_counters():
-        found, by = _with_perf(program, calls), "the processor's counters, user space"
-    elif shutil.which("valgrind"):
-        found, by = _with_valgrind(program, calls), "valgrind, user space"
-    else:
-        return _cpu_time(program, calls)
-    bare, audited = found["bare"], found["audited"]
-    detail = f"bare {bare / 1e3:,.0f} k, audited {audited / 1e3:,.0f} k instructions ({by})"
-    return Count("instructions", bare, audited, detail)
+        return _counted(_with_perf(program, calls), "the processor's counters, user space")
+    if shutil.which("valgrind") and not effort.quick:
+        # Measured: SHA-256 over a line of 900 bytes is 31,000 instructions there.
+        by = "valgrind, user space; it has no SHA instructions, which adds 23 k to an entry"
+        return _counted(_with_valgrind(program, calls), by)
+    return _cpu_time(program, effort.rounds(calls, 200), quick=effort.quick)
 
 
-def medians(taken: Mapping[str, Sequence[float]], unit: str) -> str:
-    """The medians in words."""
-    return ", ".join(f"{name} {statistics.median(of):,.1f} {unit}" for name, of in taken.items())
+def _counted(each: dict[str, float], by: str) -> Count:
+    numbers = ", ".join(f"{name} {value / 1e3:,.0f} k" for name, value in each.items())
+    return Count("instructions", each, f"{numbers} ({by})")
 
 
 def _has_counters() -> bool:
-    if shutil.which("perf") is None:
-        return False
-    return _perf_count(["true"]) is not None
+    return shutil.which("perf") is not None and _perf_count(["true"]) is not None
 
 
 def _perf_count(program: Sequence[str]) -> int | None:
@@ -96,14 +91,15 @@ def _perf_count(program: Sequence[str]) -> int | None:
 
 
 def _with_perf(program: list[str], calls: int) -> dict[str, float]:
-    counts: dict[str, float] = {}
-    for name in ("bare", "audited"):
+    names = subprocess.run([*program, "--names"], capture_output=True, text=True, check=True)
+    each: dict[str, float] = {}
+    for name in json.loads(names.stdout):
         many = _perf_count([*program, "--only", name, "--calls", str(_FEW + calls)])
         few = _perf_count([*program, "--only", name, "--calls", str(_FEW)])
         assert many is not None
         assert few is not None
-        counts[name] = (many - few) / calls
-    return counts
+        each[name] = (many - few) / calls
+    return each
 
 
 def _with_valgrind(program: list[str], calls: int) -> dict[str, float]:
@@ -116,24 +112,20 @@ def _with_valgrind(program: list[str], calls: int) -> dict[str, float]:
     totals: dict[str, int] = {}
     for pid, number in _COUNTED.findall(done.stderr):
         totals[pid] = totals.get(pid, 0) + int(number)  # a process has a total for each thread
-    by_run = {(name, int(run)): totals[pid] for name, run, pid in _SHOWN.findall(done.stdout)}
-    return {
-        name: (by_run[name, _FEW + calls] - by_run[name, _FEW]) / calls
-        for name in ("bare", "audited")
-    }
+    runs: dict[str, list[int]] = {}
+    for name, _, pid in _SHOWN.findall(done.stdout):
+        runs.setdefault(name, []).append(totals[pid])
+    return {name: (many - few) / calls for name, (few, many) in runs.items()}
 
 
-def _cpu_time(program: list[str], calls: int) -> Count:
+def _cpu_time(program: list[str], calls: int, *, quick: bool) -> Count:
     done = subprocess.run(
         [*program, "--cpu-time", "--calls", str(calls)], capture_output=True, text=True, check=True
     )
-    bare, audited = (float(value) for value in done.stdout.split())
-    detail = f"bare {bare:,.1f} us, audited {audited:,.1f} us (no instruction counter here)"
-    return Count("CPU time", bare, audited, detail)
-
-
-def _choose(both: Subject, which: str) -> dict[str, Callable[[], object]]:
-    return both.idiom() if which == "idiom" else both.held()
+    each: dict[str, float] = json.loads(done.stdout)
+    numbers = ", ".join(f"{name} {value:,.1f} us" for name, value in each.items())
+    reason = "a quick run does not count instructions" if quick else "no counter here"
+    return Count("CPU time", each, f"{numbers} ({reason})")
 
 
 def _run_in_forks(alternatives: Mapping[str, Callable[[], object]], calls: int) -> None:
@@ -156,8 +148,6 @@ def _run_in_forks(alternatives: Mapping[str, Callable[[], object]], calls: int) 
 
 
 def _cpu_times(alternatives: Mapping[str, Callable[[], object]], calls: int) -> None:
-    from benchmarks.harness import interleave
-
     def block_of(call: Callable[[], object]) -> Callable[[], float]:
         def block() -> float:
             gc.collect()
@@ -170,25 +160,28 @@ def _cpu_times(alternatives: Mapping[str, Callable[[], object]], calls: int) -> 
 
     blocks = {name: block_of(call) for name, call in alternatives.items()}
     taken = interleave(blocks, max(calls // _FEW, 5))
-    print(statistics.median(taken["bare"]), statistics.median(taken["audited"]))
+    print(json.dumps({name: statistics.median(of) for name, of in taken.items()}))
 
 
 def main() -> None:
     """Make the calls; somebody else counts."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("which", choices=("idiom", "held", "stub"))
+    parser.add_argument("which", choices=("idiom", "held"))
     parser.add_argument("url")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--calls", type=int, required=True)
-    parser.add_argument("--only", choices=("bare", "audited"))
+    parser.add_argument("--calls", type=int, default=0)
+    parser.add_argument("--names", action="store_true")
+    parser.add_argument("--only")
     parser.add_argument("--cpu-time", action="store_true")
     options = parser.parse_args()
 
-    from benchmarks.subject import subject, without_http
+    from benchmarks.subject import subject
 
-    prepare = without_http if options.which == "stub" else subject
-    with prepare(options.folder, options.url) as both:
-        alternatives = _choose(both, options.which)
+    with subject(options.folder, options.url) as both:
+        alternatives = both.idiom() if options.which == "idiom" else both.held()
+        if options.names:
+            print(json.dumps(list(alternatives)))
+            return
         for call in alternatives.values():
             for _ in range(_WARM_UP):
                 call()

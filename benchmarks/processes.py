@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from benchmarks.append import caught_entry, last_line
+from benchmarks.append import appending, caught_entry, last_line
 from benchmarks.harness import Effort, Reading, interleave
 from benchmarks.server import running
 from benchmarks.subject import without_http
@@ -98,7 +98,8 @@ class _Gang:
         for pipe in self._pipes:
             pipe.send(what)
         spans = [pipe.recv() for pipe in self._pipes]
-        return self._total / (max(end for _, end in spans) - min(begin for begin, _ in spans))
+        seconds: float = max(end for _, end in spans) - min(begin for begin, _ in spans)
+        return self._total / seconds
 
     def end(self) -> None:
         """Let the processes go; each says goodbye in the journal."""
@@ -119,7 +120,7 @@ def _work(pipe: Any, barrier: Any, folder: Path, number: int, url: str, lines: i
         descriptor = os.open(folder / "plain.jsonl", flags, 0o600)
         newline = orjson.OPT_APPEND_NEWLINE
         blocks: dict[str, Callable[[], object]] = {
-            "journal": lambda: writer.append(members),
+            "journal": appending(writer, members),
             "plain": lambda: os.write(descriptor, orjson.dumps(plain, option=newline)),
         }
         pipe.send(number)
