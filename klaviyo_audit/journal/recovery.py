@@ -92,7 +92,7 @@ def dead_writers(directory: Path, own: Iterable[str]) -> list[str]:
         return []
     dead = []
     for name in names:
-        if name in living:
+        if name in living or not locks.is_life_lock(name):
             continue
         with contextlib.suppress(OSError):
             if not locks.is_locked(directory / folder.WRITERS_NAME / name):

@@ -179,7 +179,7 @@ def test_a_forked_child_is_a_writer_of_its_own(writer):
             os._exit(status)
     assert os.waitpid(pid, 0)[1] == 0
     assert writer.id == parent
-    assert locks.is_locked(writer.directory / "writers" / parent) is False, "own locks do not show"
+    assert locks.is_locked(writer.directory / "writers" / parent)
     writer.append(entry("parent"))
     writer.close()
     lines = lines_of(writer.path)
@@ -417,3 +417,43 @@ def test_line_separators_stay_inside_the_line(writer):
     assert "\u2028" not in raw
     assert "\u2029" not in raw
     assert lines_of(writer.path)[-1]["action"] == "a\u2028b\u2029c\nd\re\x00f\x85"
+
+
+def test_a_process_that_looks_at_its_own_lock_keeps_it(make):
+    """Closing any descriptor of the file would drop the lock: POSIX."""
+    writer = make()
+    writer.open()
+    life = writer.directory / "writers" / writer.id
+    assert locks.is_locked(life)
+    other = make()
+    other.open()
+    assert locks.is_locked(writer.directory / "writers" / other.id)
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if locks.is_locked(life) else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+    writer.close()
+    other.close()
+
+
+def test_a_life_lock_is_never_seen_unlocked_while_its_owner_lives(tmp_path):
+    """Recovery once took a writer for dead between making its file and locking it."""
+    (tmp_path / "trail" / "writers").mkdir(parents=True)
+    watcher = os.fork()
+    if watcher == 0:
+        status = 0
+        try:
+            deadline = time.monotonic() + 1.5
+            while time.monotonic() < deadline:
+                for path in (tmp_path / "trail" / "writers").iterdir():
+                    if locks.is_life_lock(path.name) and not locks.is_locked(path) and path.exists():
+                        status = 1
+        finally:
+            os._exit(status)
+    end = time.monotonic() + 1.0
+    number = 0
+    while time.monotonic() < end:
+        locks.LifeLock(tmp_path / "trail" / "writers" / f"w{number}").release(remove=True)
+        number += 1
+    assert os.waitpid(watcher, 0)[1] == 0
+    assert number > 100
