@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _LOCK_NAME = "recovery.lock"
 _COPIED = ("action", "user_id", "resource", "parent_id", "call", "key", "actor", "request")
 _MAX_LISTED = 1_000
+_UNFINISHED_SECONDS = 60.0
 
 
 class Pen(Protocol):
@@ -131,6 +133,7 @@ def recover(pen: Pen, own: Iterable[str], *, everything: bool = False) -> Recove
 def _recover(pen: Pen, own: set[str], dead: list[str], *, everything: bool) -> Recovered:
     if not dead and not everything:
         return Recovered((), ())
+    _sweep(pen.directory / folder.WRITERS_NAME)
     ends, torn = survey(pen.directory, None if everything else set(dead))
     resolved = []
     for name in dead:
@@ -153,6 +156,15 @@ def _recover(pen: Pen, own: set[str], dead: list[str], *, everything: bool) -> R
             if found.said_goodbye and found.writer not in own:
                 resolved += _close_intents(pen, found, "its outcome was never written")
     return Recovered(tuple(dead), tuple(resolved))
+
+
+def _sweep(writers: Path) -> None:
+    """Remove files of locks that were never finished: their makers were killed while at it."""
+    for path in writers.iterdir():
+        with contextlib.suppress(OSError):
+            age = time.time() - path.stat().st_mtime
+            if not locks.is_life_lock(path.name) and age > _UNFINISHED_SECONDS:
+                path.unlink()
 
 
 def _close_intents(pen: Pen, ends: LooseEnds, why: str) -> list[dict[str, Any]]:
