@@ -39,7 +39,7 @@ def run(effort: Effort) -> list[Reading]:
                 "plain": timed(_dump_and_write(descriptor, plain), _CALLS),
                 "prepared": timed(_dump_and_write(descriptor, prepared), _CALLS),
             }
-            taken = interleave(blocks, effort.rounds(300, 80))
+            taken = interleave(blocks, effort.rounds(300, 60))
         finally:
             os.close(descriptor)
     detail = f"{medians(taken, 'us')}, {len(line) + 1} bytes a line"

@@ -20,7 +20,7 @@ def run(effort: Effort) -> list[Reading]:
     with running() as url, subject(effort.folder, url) as both:
         # The bare one leaves hundreds of cyclic objects a call; each block starts without them.
         blocks = {name: timed(call, _CALLS, collect=True) for name, call in both.idiom().items()}
-        taken = interleave(blocks, effort.rounds(14, 4))
+        taken = interleave(blocks, effort.rounds(14, 3))
         counted = instructions.count("idiom", url, effort, calls=1_200)
     floor = statistics.median(taken["floor"]) / statistics.median(taken["bare"])
     wall = Reading(

@@ -37,7 +37,7 @@ class Found:
 
 def run(effort: Effort) -> list[Reading]:
     """Lines a second, and whether every line is whole."""
-    lines = effort.rounds(30_000, 12_000)
+    lines = effort.rounds(30_000, 8_000)
     with running() as url:
         gang = _Gang(effort.folder, url, lines)
         try:

@@ -38,7 +38,7 @@ def run(effort: Effort) -> list[Reading]:
         _gang() as gang,
     ):
         blocks = {name: gang.block(call) for name, call in both.held().items()}
-        taken = interleave(blocks, effort.rounds(80, 16))
+        taken = interleave(blocks, effort.rounds(80, 12))
     readings = []
     for part, bound in (("wall", 1.06), ("p50", 1.06), ("p99", 1.15)):
         bare, audited = ([getattr(b, part) for b in taken[name]] for name in ("bare", "audited"))

@@ -38,7 +38,7 @@ def locate(given: Path | None) -> Path:
 
 def fail(message: str) -> NoReturn:
     """Print what went wrong and exit with `CANNOT_CHECK`."""
-    from klaviyo_audit.cli.console import clean
+    from klaviyo_audit.rendering import clean
 
     click.echo(f"klaviyo-audit: {clean(message, 2000)}", err=True)
     raise SystemExit(CANNOT_CHECK)

@@ -87,7 +87,7 @@ def _check(auditor: Auditor, path: Path, key: str, host: str) -> None:
 
 
 def _name(members: dict[str, Any]) -> str:
-    from klaviyo_audit.cli.console import clean
+    from klaviyo_audit.rendering import clean
 
     text = f"{members['timestamp']} {members['user_id']} {members['action']}"
     return clean(f"{text} {members.get('resource', '')}".rstrip(), 400)

@@ -126,9 +126,9 @@ def _filter(*, intents: bool, everything: bool) -> Callable[[Line], bool]:
 def _printer() -> Callable[[Line | str], None]:
     from pydantic import ValidationError
 
-    from klaviyo_audit.cli.console import clean, printer, wants_colour
     from klaviyo_audit.entry import AuditEntry
     from klaviyo_audit.journal.damages import describe
+    from klaviyo_audit.rendering import clean, printer, wants_colour
 
     show_entry = printer(sys.stdout)
     colour = wants_colour(sys.stdout)

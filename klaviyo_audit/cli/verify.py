@@ -57,8 +57,8 @@ def verify(directory: Path | None, *, as_json: bool) -> None:
 
 
 def _print(path: Path, report: Report) -> None:
-    from klaviyo_audit.cli.console import clean, wants_colour
     from klaviyo_audit.journal.findings import Severity
+    from klaviyo_audit.rendering import clean, wants_colour
 
     colour = wants_colour(sys.stdout)
     for finding in report.findings:
@@ -78,7 +78,7 @@ def _print(path: Path, report: Report) -> None:
 
 
 def _line(finding: Finding) -> str:
-    from klaviyo_audit.cli.console import clean
+    from klaviyo_audit.rendering import clean
 
     severity = click.style(finding.severity.value.ljust(7), fg=_COLOURS[finding.severity.value])
     where = "journal" if finding.file is None else f"{finding.file} line {finding.line}"

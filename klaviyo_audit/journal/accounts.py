@@ -110,7 +110,19 @@ class Accounts:
                 self._one(file, run, heads, index)
             return
         running = self._running.get
-        columns = zip(run.lines, heads.writers, heads.numbers, strict=True)
+        numbers = heads.numbers
+        first = running(heads.writers[0])
+        if (
+            first is not None
+            and first.next == numbers[0]
+            and numbers == list(range(first.next, first.next + len(numbers)))
+            and len(set(heads.writers)) == 1
+        ):
+            # The lines of one thread, in order: the usual case, and there it is twice as fast.
+            first.next += len(numbers)
+            first.latest = run.lines[-1]
+            return
+        columns = zip(run.lines, heads.writers, numbers, strict=True)
         for index, (line, writer, number) in enumerate(columns):
             account = running(writer)
             if account is not None and account.next == number:

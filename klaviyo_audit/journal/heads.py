@@ -147,12 +147,15 @@ def _any_width(lines: Sequence[bytes]) -> tuple[Sequence[int], Sequence[bytes]] 
 
 
 def _integers(text: bytes, count: int) -> Sequence[int] | None:
-    """So many numbers, separated by commas and not negative; None if it is something else."""
+    """So many numbers, separated by commas; None if it is something else."""
+    if text.translate(None, b"0123456789,"):
+        return None
     try:
         values = orjson.loads(b"[%b]" % text)
     except ValueError:
         return None
-    if len(values) != count or set(map(type, values)) != {int} or min(values) < 0:
+    # One of more than 64 bits would be a float.
+    if len(values) != count or {*map(type, values)} != {int}:
         return None
     return values  # type: ignore[no-any-return]  # all are int
 

@@ -88,7 +88,7 @@ class FilePass:
 
     def _take(self, line: Line) -> None:
         if line.problem is None:
-            alone = Run(line.number, line.offset, [line.raw + b"\n"])
+            alone = Run.at(line.number, line.offset, [line.raw + b"\n"])
             heads = self._cutter.cut(alone.lines) or heads_of(line.members)
             if heads is not None:
                 self._show(alone, heads)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from itertools import chain, islice
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final, Self
 
 from klaviyo_audit.journal.format import SUM_DIGITS, SUM_MEMBER
 from klaviyo_audit.journal.line import MAX_LINE_BYTES, Line, decoded, is_intact, pieces
@@ -35,15 +35,17 @@ class Run:
     """Byte of the file at which the first one starts."""
     lines: list[bytes]
     """With their newlines. Whether they hold an entry has not been looked at."""
+    end: int
+    """The byte after the last line."""
+
+    @classmethod
+    def at(cls, number: int, offset: int, lines: list[bytes]) -> Self:
+        """The run of these lines, which begins there."""
+        return cls(number, offset, lines, offset + sum(map(len, lines)))
 
     def place(self, index: int) -> tuple[int, int]:
         """Number and offset of one of the lines."""
         return self.number + index, self.offset + sum(map(len, self.lines[:index]))
-
-    @property
-    def end(self) -> int:
-        """The byte after the last line."""
-        return self.offset + sum(map(len, self.lines))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,7 @@ def scan(
     while batch := list(islice(portions, _RUN_LINES)):
         items: Iterable[Run | Damage]
         if _checksums_hold(batch):
-            items = [Run(number, offset, batch)]
+            items = [Run.at(number, offset, batch)]
         else:
             items = _sorted_out(_joined(batch, portions), number, offset, final=final)
         for item in items:
@@ -133,7 +135,7 @@ def _sorted_out(
             good.append(line)
             continue
         if good:
-            run = Run(number, offset, good)
+            run = Run.at(number, offset, good)
             yield run
             number, offset, good = number + len(good), run.end, []
         if ended or final:
@@ -141,7 +143,7 @@ def _sorted_out(
             yield Damage(number, offset, end, tuple(pieces(line, number, offset, left_out)))
             number, offset = number + 1, end
     if good:
-        yield Run(number, offset, good)
+        yield Run.at(number, offset, good)
 
 
 def lines_of(item: Run | Damage) -> Iterator[Line]:

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from klaviyo_audit.journal.reader import Run
 
 _KEY_BYTES: Final = 8
+_ONE_SET: Final = 1 << 18
+"""So many keys go into one set; more are counted bucket by bucket, since a set takes ten times
+the memory of what is in it."""
 _BUCKET_BITS: Final = 10
-"""Keys are counted bucket by bucket: a set of all would take ten times their memory."""
 
 Suspect = tuple[str, bytes]
 """A phase, and the key of an id that more than one entry of that phase has."""
@@ -84,10 +86,13 @@ def _key(heads: Heads, index: int) -> bytes:
 
 
 def _repeated(keys: bytearray) -> Iterator[bytes]:
+    numbers = memoryview(keys).cast("Q")
+    if len(numbers) <= _ONE_SET and len(set(numbers)) == len(numbers):
+        return
     buckets = [array("Q") for _ in range(1 << _BUCKET_BITS)]
     appends = [bucket.append for bucket in buckets]
     shift = 8 * _KEY_BYTES - _BUCKET_BITS
-    for key in memoryview(keys).cast("Q"):
+    for key in numbers:
         appends[key >> shift](key)
     for bucket in buckets:
         seen = set(bucket)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass
-from itertools import chain
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from io import BytesIO
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 import orjson
 
@@ -17,17 +16,26 @@ from klaviyo_audit.journal.lease import (
     CHECKPOINTS_NAME,
     REMOVED_NAME,
     SEGMENTS_NAME,
-    STATE_NAME,
 )
 from klaviyo_audit.journal.merkle import CompactRange
-from klaviyo_audit.journal.note import SIGNATURE_START, Verifier, open_note
+from klaviyo_audit.journal.note import (
+    BLANK_LINE,
+    MAX_NOTE_BYTES,
+    SIGNATURE_START,
+    Verifier,
+    open_note,
+)
 from klaviyo_audit.journal.reader import open_journal
 from klaviyo_audit.journal.sealedlines import SealedLines
 from klaviyo_audit.journal.segments import read_removed, read_segments
 from klaviyo_audit.journal.signing import PUBLIC_NAME
+from klaviyo_audit.journal.treestate import STATE_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from klaviyo_audit.journal.checkpoint import StoredNote
 
 _TRIES: Final = 3
 
@@ -259,8 +267,11 @@ class _Check:
 
     def _kept(self, path: Path) -> Iterator[_Witness]:
         """Checkpoints that were kept elsewhere."""
+        with open_journal(path) as source:
+            # A single checkpoint, as it was handed to somebody, lacks the blank line at its end.
+            data = source.read() + BLANK_LINE
         found = False
-        for witness in self._opened(path, _size(path, must_exist=True)):
+        for witness in self._witnesses(path.name, BytesIO(data), len(data)):
             found = True
             yield witness
         if not found:
@@ -268,33 +279,41 @@ class _Check:
 
     def _opened(self, path: Path, end: int) -> Iterator[_Witness]:
         with open_journal(path) as file:
-            for stored in read_notes(file):
-                if stored.offset >= end:
-                    return
-                # A single checkpoint, as it was handed to somebody, lacks the blank line.
-                file.seek(stored.offset)
-                note = stored.note or file.read(stored.end - stored.offset)
-                where = file.tell()
-                try:
-                    if not self._verifiers:
-                        continue
-                    checkpoint = open_checkpoint(note, *self._verifiers)
-                except JournalCorrupt as error:
-                    self._reject(path, stored.offset, note, error, torn=stored.note is None)
-                else:
-                    yield _Witness(checkpoint.size, checkpoint.root, path.name, stored.offset)
-                del where
+            yield from self._witnesses(path.name, file, end)
 
-    def _reject(
-        self, path: Path, offset: int, note: bytes, error: Exception, *, torn: bool
-    ) -> None:
-        torn = torn and f"\n{SIGNATURE_START}".encode() not in note
+    def _witnesses(self, name: str, file: BinaryIO, end: int) -> Iterator[_Witness]:
+        if not self._verifiers:
+            return
+        for stored in read_notes(file):
+            if stored.offset >= end:
+                return
+            if stored.note is None:
+                self._reject(name, stored, file)
+                continue
+            try:
+                checkpoint = open_checkpoint(stored.note, *self._verifiers)
+            except JournalCorrupt as error:
+                self._add(
+                    Kind.CHECKPOINT, Severity.ERROR, str(error), file=name, offset=stored.offset
+                )
+            else:
+                yield _Witness(checkpoint.size, checkpoint.root, name, stored.offset)
+
+    def _reject(self, name: str, stored: StoredNote, file: BinaryIO) -> None:
+        """Say what a piece is that is no note. It may have to be read where reading goes on."""
+        position = file.tell()
+        file.seek(stored.offset)
+        piece = file.read(min(stored.end - stored.offset, MAX_NOTE_BYTES))
+        file.seek(position)
+        torn = SIGNATURE_START.encode() not in piece
         self._add(
             Kind.CHECKPOINT,
             Severity.WARNING if torn else Severity.ERROR,
-            "a piece of a checkpoint, as a full disk leaves it" if torn else str(error),
-            file=path.name,
-            offset=offset,
+            "a piece of a checkpoint, as a full disk or a kill leaves it"
+            if torn
+            else "this is not a checkpoint (any more): it was changed",
+            file=name,
+            offset=stored.offset,
         )
 
     def _state(self) -> Iterator[_Witness]:
@@ -341,10 +360,8 @@ class _Check:
         )
 
 
-def _size(path: Path, *, must_exist: bool = False) -> int:
+def _size(path: Path) -> int:
     try:
         return path.stat(follow_symlinks=False).st_size
     except FileNotFoundError:
-        if must_exist:
-            raise
         return 0

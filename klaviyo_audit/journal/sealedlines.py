@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from itertools import islice
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from klaviyo_audit.errors import ConfigurationError, JournalCorrupt
@@ -49,9 +48,7 @@ class SealedLines:
         removed: The tree of the lines that are no longer there.
     """
 
-    def __init__(
-        self, directory: Path, segments: Sequence[Segment], removed: CompactRange
-    ) -> None:
+    def __init__(self, directory: Path, segments: Sequence[Segment], removed: CompactRange) -> None:
         self.tree = removed
         self.problem: Finding | None = None
         """Why no further line can be read, beyond there being none."""
@@ -125,9 +122,7 @@ class SealedLines:
                 SEGMENTS_NAME,
             )
             return
-        self._reader = LeafReader(
-            self._directory, span.file, live=self._live, offset=span.offset
-        )
+        self._reader = LeafReader(self._directory, span.file, live=self._live, offset=span.offset)
 
     def rest(self) -> Iterator[Finding]:
         """What there is beyond the last line that was asked for."""

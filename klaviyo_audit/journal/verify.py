@@ -168,7 +168,7 @@ class _Check:
             heads = heads_of(line.members)
             if heads is None:
                 continue
-            run = Run(line.number, line.offset, [line.raw + b"\n"])
+            run = Run.at(line.number, line.offset, [line.raw + b"\n"])
             self.filled += self.accounts.fill(file, run, heads)
             writer, number = writer_id(heads.writers[0]), heads.numbers[0]
             severity = killed_while_writing(self.accounts.of(writer), number)

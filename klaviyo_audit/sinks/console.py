@@ -26,7 +26,7 @@ class ConsoleSink:
 
     def deliver(self, entries: Sequence[AuditEntry]) -> None:
         """Print the entries."""
-        from klaviyo_audit.cli.console import is_shown, printer
+        from klaviyo_audit.rendering import is_shown, printer
 
         show = printer(self._stream or sys.stderr)
         for entry in entries:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from klaviyo_audit.cli.console import clean, is_shown, printer, render
 from klaviyo_audit.entry import Actor, AuditEntry, Call, Error, Http, Phase, Result, Risk
+from klaviyo_audit.rendering import clean, is_shown, printer, render
 
 
 def entry(**members):

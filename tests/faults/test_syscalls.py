@@ -274,7 +274,7 @@ def test_a_fault_in_each_system_call(scripted, needed, tmp_path, capsys, request
         try:
             status = strace.run(tracer, scripted.prepare(), log, fault.options())
             seen = log.read_text()
-            if fault.kills and status == 0 or not (fault.kills or strace.INJECTED in seen):
+            if (fault.kills and status == 0) or not (fault.kills or strace.INJECTED in seen):
                 figures["not reached"] += 1
                 continue
             scripted.check(

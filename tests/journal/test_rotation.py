@@ -36,9 +36,7 @@ def folder(tmp_path):
 
 
 def segments_of(folder):
-    return [
-        (segment.index, segment.file, segment.offset) for segment in read_segments(folder)
-    ]
+    return [(segment.index, segment.file, segment.offset) for segment in read_segments(folder)]
 
 
 @pytest.mark.parametrize(("how", "suffix"), [("zstd", ".zst"), ("gzip", ".gz"), ("none", "")])
@@ -160,7 +158,11 @@ def test_the_late_lines_of_a_stopped_writer_are_sealed(folder):
         append(folder, b"fourth\n")
         settle(sealer, 0.8)
         assert [line[:5] for line in leaves(folder)] == [
-            b"first", b"in ti", b"secon", b"third", b"fourt",
+            b"first",
+            b"in ti",
+            b"secon",
+            b"third",
+            b"fourt",
         ]
         assert (folder / "audit-000000000000.jsonl").exists(), "not final, so not compressed"
         assert (folder / "audit-000000000002.jsonl.zst").exists(), "it delays only its own"

@@ -446,7 +446,11 @@ def test_a_life_lock_is_never_seen_unlocked_while_its_owner_lives(tmp_path):
             deadline = time.monotonic() + 1.5
             while time.monotonic() < deadline:
                 for path in (tmp_path / "trail" / "writers").iterdir():
-                    if locks.is_life_lock(path.name) and not locks.is_locked(path) and path.exists():
+                    if (
+                        locks.is_life_lock(path.name)
+                        and not locks.is_locked(path)
+                        and path.exists()
+                    ):
                         status = 1
         finally:
             os._exit(status)

@@ -20,7 +20,7 @@ START_SECONDS = 300
 """Reading the whole file takes Prism 60 to 90 s on two quiet cores."""
 
 
-class PeerMissing(Exception):  # noqa: N818  (a state of the machine, not a defect)
+class PeerMissing(Exception):
     """Something the test talks to is not on this machine; the message says what to do."""
 
 

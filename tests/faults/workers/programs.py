@@ -1,15 +1,13 @@
 """The audited programs that the fault tests run, stop and kill."""
 
-import logging
 import os
 import resource
 import signal
-import sys
 import threading
 
 from klaviyo_api import KlaviyoAPI
 
-from klaviyo_audit import AuditUnavailable, Auditor, acting_as
+from klaviyo_audit import Auditor, AuditUnavailable, acting_as
 
 KEY = "pk_" + "0" * 34
 PROFILES = {"data": [{"type": "profile", "id": "P1"}]}
