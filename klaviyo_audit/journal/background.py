@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 import weakref
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from klaviyo_audit.journal.sealer import Sealer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+
+_RETRY_SECONDS: Final = 1.0
+_LONGEST_RETRY_SECONDS: Final = 60.0
+
+_log = logging.getLogger("klaviyo_audit")
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or type(error).__name__
 
 
 class SealerThread:
@@ -50,12 +61,26 @@ class SealerThread:
             return True
         stop = threading.Event()
         thread = threading.Thread(
-            target=lambda: self._make().run(stop), name="klaviyo-audit-sealer", daemon=True
+            target=self._run, args=(stop,), name="klaviyo-audit-sealer", daemon=True
         )
         with contextlib.suppress(RuntimeError):  # can't start new thread at interpreter shutdown
             thread.start()
             self._stop, self._thread, self._pid = stop, thread, os.getpid()
         return self.is_running
+
+    def _run(self, stop: threading.Event) -> None:
+        """Seal until told to stop; what `Sealer.run` does not foresee is told and tried again."""
+        wait = _RETRY_SECONDS
+        while True:
+            try:
+                self._make().run(stop)
+            except Exception as error:
+                _log.warning("the journal is not sealed now (%s); trying again", _reason(error))
+            else:
+                return
+            if stop.wait(wait):
+                return
+            wait = min(wait * 2, _LONGEST_RETRY_SECONDS)
 
     def stop(self, timeout: float = 5.0) -> bool:
         """Have everything sealed that is in the journal now, and end the thread.

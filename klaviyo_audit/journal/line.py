@@ -106,7 +106,7 @@ def pieces(line: bytes, number: int, offset: int, left_out: int = 0) -> Iterator
         elif start == 0 and left_out:
             yield Line(number, offset, raw, None, Problem.TOO_LONG)
         else:
-            yield Line(number, at, raw, None, _problem_of(raw))
+            yield Line(number, at, raw, None, _problem_of(raw, followed=end < len(data)))
 
 
 def _spans(data: bytes) -> list[tuple[int, int, bool]]:
@@ -128,13 +128,14 @@ def _spans(data: bytes) -> list[tuple[int, int, bool]]:
     return spans[::-1]
 
 
-def _problem_of(raw: bytes) -> Problem:
+def _problem_of(raw: bytes, *, followed: bool) -> Problem:
     if not raw:
         return Problem.EMPTY
     if raw.startswith(LINE_START):
         if raw.endswith(b"\r") and checksum_holds(raw[:-1]):
             return Problem.CRLF
-        whole = raw.endswith(b'"}') or SUM_MEMBER in raw[-_END_BYTES:]
+        # A piece that another entry follows on the same line was cut off, be it in its checksum.
+        whole = raw.endswith(b'"}') or (not followed and SUM_MEMBER in raw[-_END_BYTES:])
         return Problem.CHECKSUM if whole else Problem.TORN
     if not raw.strip(b"\0"):
         return Problem.NUL

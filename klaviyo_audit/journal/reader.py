@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-_BUFFER_BYTES: Final = 1 << 17
+_BUFFER_BYTES: Final = 1 << 18
 _PORTION_BYTES: Final = 1 << 16
 """What one read of a line takes at most: garbage without line ends must not fill the memory."""
-_RUN_LINES: Final = 128
+_RUN_LINES: Final = 256
 _TAIL: Final = len(SUM_MEMBER) + SUM_DIGITS + len(b'"}\n')
 
 

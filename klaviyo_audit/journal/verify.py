@@ -45,7 +45,7 @@ def verify(
 
     Args:
         path: The journal's folder, or one journal file.
-        own: Writers of this process. It can't test its own locks.
+        own: Writers that are known to live, beside those whose lock is held.
         progress: Called now and then with the bytes read and the bytes there are.
 
     Raises:

@@ -252,9 +252,9 @@ def test_every_byte_is_in_exactly_one_line(tmp_path, parts):
 
 
 @settings(max_examples=40)
-@given(st.integers(0, 400), st.integers(0, 299), st.data())
+@given(st.integers(0, 800), st.integers(0, 799), st.data())
 def test_runs_and_damage_are_contiguous(tmp_path, count, at, data):
-    """In long files, where lines are read 128 at a time."""
+    """In long files, where lines are read 256 at a time."""
     lines = [LINES[index % len(LINES)] for index in range(count)]
     if lines:
         spot = at % len(lines)

@@ -666,7 +666,7 @@ def test_progress_reaches_the_end(tmp_path):
     assert {total for _, total in seen} == {size}
     assert seen == sorted(seen)
     assert seen[-1][0] == size
-    assert len(seen) > 5
+    assert len(seen) > 2
 
 
 def test_a_report_as_json(tmp_path):

@@ -446,7 +446,7 @@ def test_an_unheard_of_write_is_never_harmless(method: str, collection: str, rel
 @given(collection=words)
 def test_a_read_of_something_unheard_of_may_be_about_people(collection: str) -> None:
     first = collection.partition("-")[0].removesuffix("s")
-    assume(not any(row.path.startswith(f"/api/{first}") for row in ROWS))
+    assume(not any(first in row.path for row in ROWS))
     judged = by_rule("GET", f"/api/{collection}/{{id}}")
     assert (judged.writes, judged.personal_data, judged.risk) == (False, True, Risk.MEDIUM)
 
