@@ -133,10 +133,10 @@ class Settings(BaseSettings):
         None,
         description="Name of this log in its checkpoints (the origin of C2SP tlog-checkpoint).",
     )
-    seal: Literal["background", "external", "off"] = Field(
-        "background",
-        description="Who seals the journal: a thread of the program, `klaviyo-audit seal` beside "
-        "it, or nobody.",
+    seal: Literal["background", "off"] = Field(
+        "off",
+        description="Whether a thread of the program seals the journal with signed checkpoints, "
+        "and rotates it. In development: `klaviyo-audit verify` does not read rotated files yet.",
     )
     seal_interval: Duration = Field(
         1.0, description="Longest time between a line and the checkpoint that covers it."
