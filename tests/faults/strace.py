@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 _CALL = re.compile(r"^(\d+) +([a-z0-9_]+)\(")
 INJECTED = "(INJECTED)"
-PID = "<pid>"
-"""Stands in a path for the pid of the program."""
 
 
 def run(strace: str, program: Program, log: Path, options: list[str], seconds: float = 30) -> int:
@@ -56,8 +54,8 @@ def _wait_until_traced(pid: int, tracer: subprocess.Popen[str]) -> None:
         time.sleep(0.002)
 
 
-def calls_on(log: Path, folder: Path, pid: int) -> tuple[Counter[str], list[str]]:
-    """How often a program made each system call on paths in a folder, and those paths.
+def calls_on(log: Path, folder: Path) -> tuple[Counter[str], list[str]]:
+    """How often each system call was made on paths in a folder, and those paths.
 
     Of several threads, the one that makes a call most often counts: strace counts each by itself.
     """
@@ -69,7 +67,7 @@ def calls_on(log: Path, folder: Path, pid: int) -> tuple[Counter[str], list[str]
         found = in_folder.findall(line) if call else []
         if found:
             by_thread.setdefault(call[1], Counter())[call[2]] += 1
-            paths.update(path.replace(f".{pid}.", f".{PID}.") for path in found)
+            paths.update(found)
     most: Counter[str] = Counter()
     for counts in by_thread.values():
         most |= counts

@@ -46,10 +46,9 @@ class Fault:
     def kills(self) -> bool:
         return "SIGKILL" in self.what
 
-    def options(self, pid: int) -> list[str]:
+    def options(self) -> list[str]:
         when = f"{self.occurrence}{'+' if self.for_good else ''}"
-        paths = [path.replace(strace.PID, str(pid)) for path in self.paths]
-        filters = [option for path in paths for option in ("-P", path)]
+        filters = [option for path in self.paths for option in ("-P", path)]
         inject = f"inject={self.call}:{self.what}:when={when}"
         return [*filters, "-e", f"trace={self.call}", "-e", inject]
 
@@ -222,9 +221,9 @@ class Scripted:
         assert len(openings) <= without_trace + len(own & found_dead), "nothing tells of a loss"
 
 
-def every_fault(log: Path, home: Path, pid: int) -> list[Fault]:
+def every_fault(log: Path, home: Path) -> list[Fault]:
     """All faults for one run of the program that strace has watched."""
-    counts, paths = strace.calls_on(log, home, pid)
+    counts, paths = strace.calls_on(log, home)
     faults = []
     for call, count in counts.items():
         for what, occurrence in itertools.product(FAULTS, range(1, count + 1)):
@@ -269,18 +268,16 @@ CONFIGURATIONS = pytest.mark.parametrize(
 def test_a_fault_in_each_system_call(scripted, needed, tmp_path, capsys, request):
     tracer = needed("strace", "apt-get install strace")
     log = tmp_path / "strace"
-    program = scripted.prepare()
-    status = strace.run(tracer, program, log, [])
+    status = strace.run(tracer, scripted.prepare(), log, [])
     usual = scripted.said
     scripted.check(status, usual)
-    faults = every_fault(log, scripted.home, program.pid)
+    faults = every_fault(log, scripted.home)
     chosen = faults if ALL else sample(faults, request.node.callspec.id)
     began = time.perf_counter()
     failures, figures = [], Counter()
     for fault in chosen:
         try:
-            program = scripted.prepare()
-            status = strace.run(tracer, program, log, fault.options(program.pid))
+            status = strace.run(tracer, scripted.prepare(), log, fault.options())
             seen = log.read_text()
             if (fault.kills and status == 0) or not (fault.kills or strace.INJECTED in seen):
                 figures["not reached"] += 1

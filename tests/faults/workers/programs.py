@@ -136,7 +136,6 @@ def scripted(
                 durability=durability,
                 on_failure=on_failure,
                 intents="all" if on_failure == "block" else "writes",
-                seal="off",  # a thread of its own, which would make no two runs alike
             )
         except AuditUnavailable:
             steps.say(f"opening {opening} refused")
