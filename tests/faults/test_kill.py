@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import select
 import shutil
 import time
 from collections import Counter
@@ -37,7 +38,8 @@ def kill_one_group(warm, calling, folder, url, number, chance):
     program.go()
     began = 0
     if chance.random() < 0.8:
-        while began < PROCESSES:
+        # A process may be late on a busy machine; then the group dies while it starts.
+        while began < PROCESSES and select.select([calling[0]], [], [], 2.0)[0]:
             began += len(os.read(calling[0], PROCESSES))
     time.sleep(chance.uniform(0, 0.06))
     program.kill()
