@@ -7,7 +7,16 @@ import sys
 import click
 
 from klaviyo_audit._version import __version__
-from klaviyo_audit.cli import resolve, schema, tail, verify
+from klaviyo_audit.cli import (
+    keygen,
+    prove,
+    resolve,
+    schema,
+    seal,
+    tail,
+    verify,
+    verify_proof,
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -25,3 +34,7 @@ main.add_command(verify.verify)
 main.add_command(tail.tail)
 main.add_command(schema.schema)
 main.add_command(resolve.resolve)
+main.add_command(seal.seal)
+main.add_command(keygen.keygen)
+main.add_command(prove.prove)
+main.add_command(verify_proof.verify_proof)

@@ -1,0 +1,91 @@
+"""``klaviyo-audit seal``: commit to what is in the journal."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from typing import TYPE_CHECKING
+
+import click
+
+from klaviyo_audit.cli.location import fail, journal_argument, locate
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from klaviyo_audit.journal.sealer import Sealer
+
+
+@click.command(short_help="Seal the journal with signed checkpoints.")
+@journal_argument
+@click.option("-f", "--follow", is_flag=True, help="Go on until SIGINT or SIGTERM.")
+def seal(directory: Path | None, *, follow: bool) -> None:
+    """Seal what is in the journal in DIR (the setting dir, if not given), and rotate it if due.
+
+    With --follow this is the sealer beside programs whose setting seal is external.
+    """
+    from klaviyo_audit.errors import ConfigurationError
+    from klaviyo_audit.journal.sealer import Sealer
+    from klaviyo_audit.settings import load
+
+    path = locate(directory)
+    if not path.is_dir():
+        fail(f"{str(path)!r} is not a journal's folder")
+    errors: list[Exception] = []
+    try:
+        settings = load()
+        key = settings.signing_key
+        sealer = Sealer(
+            path,
+            seal_interval=settings.seal_interval,
+            seal_lines=settings.seal_lines,
+            rotate_bytes=int(settings.rotate_bytes),
+            rotate_age=settings.rotate_age,
+            compress=settings.compress,
+            origin=settings.origin,
+            signing_key=None if key is None else key.get_secret_value(),
+            public_key=settings.public_key,
+            on_error=_told if follow else errors.append,
+            pause=0,
+        )
+    except ConfigurationError as error:
+        fail(str(error))
+    if follow:
+        _follow(sealer)
+    else:
+        _once(sealer, path, errors)
+
+
+def _told(error: Exception) -> None:
+    from klaviyo_audit.rendering import clean
+
+    click.echo(f"klaviyo-audit: not sealed: {clean(str(error), 2000)}", err=True)
+
+
+def _once(sealer: Sealer, path: Path, errors: list[Exception]) -> None:
+    from klaviyo_audit.errors import ConfigurationError, JournalCorrupt
+    from klaviyo_audit.journal.checkpoints import sealed_size
+
+    try:
+        before = sealed_size(path)
+        sealer.step()
+        mine = sealer.is_sealing
+        sealer.close(float("inf"))
+        after = sealed_size(path)
+    except JournalCorrupt as error:
+        errors.append(error)
+    except (ConfigurationError, OSError) as error:
+        fail(f"the journal could not be sealed: {error}")
+    if errors:
+        _told(errors[0])
+        raise SystemExit(1 if isinstance(errors[0], JournalCorrupt) else 2)
+    if not mine:
+        fail("another process is the journal's sealer at the moment; it seals what is written")
+    click.echo(f"sealed {after - before:,} more lines: {after:,} in all")
+
+
+def _follow(sealer: Sealer) -> None:
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    sealer.run(stop)
