@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ROW = "added"
+_CALLS = 5
 
 
 def run(effort: Effort) -> list[Reading]:
@@ -36,7 +37,7 @@ def run(effort: Effort) -> list[Reading]:
     with running() as url:
         readings = _without_http(effort, url)
         with subject(effort.folder, url) as both:
-            taken = _alternate(both.held(), effort.rounds(4_000, 800))
+            taken = _alternate(both.held(), effort.rounds(1_200, 200))
         readings.append(_reading("added to a call, local server", taken))
         counted = instructions.count("held", url, effort, calls=1_000)
     share = (counted.each["audited"] / counted.each["bare"] - 1) * 100
@@ -45,7 +46,7 @@ def run(effort: Effort) -> list[Reading]:
 
 
 def _without_http(effort: Effort, url: str) -> list[Reading]:
-    rounds = effort.rounds(8_000, 1_500)
+    rounds = effort.rounds(2_400, 400)
     with without_http(effort.folder, url) as both:
         calls = both.held()
         taken = _alternate(calls, rounds)
@@ -88,9 +89,9 @@ def _by_hand(bare: Callable[[], object], path: Path, line: bytes) -> Iterator[Ca
 
 
 def _alternate(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    # One call a block: whatever else runs on the machine hits few of them, and the median none.
-    # What the garbage collector takes is in the count of instructions.
-    return interleave({name: timed(call, 1) for name, call in calls.items()}, rounds)
+    # Few calls a block: what else runs on the machine hits few of them, and the median none. Not
+    # single ones: the call after an audited one is slower too, and that is not the bare one's.
+    return interleave({name: timed(call, _CALLS) for name, call in calls.items()}, rounds)
 
 
 def _reading(what: str, taken: dict[str, list[float]]) -> Reading:

@@ -46,7 +46,7 @@ class Reading:
         bound: The number to hold; None where there is none and the value is only told.
         detail: The numbers behind it, and how they were got.
         noise: How far the bare alternative was from itself in this run, in ``unit``: the median
-            of every other block against that of the rest.
+            of half of its blocks against that of the other half.
         at_least: Whether the bound is a floor.
     """
 
@@ -123,12 +123,20 @@ def difference(measured: Sequence[float], against: Sequence[float]) -> float:
 
 def ratio_noise(bare: Sequence[float]) -> float:
     """How far the ratio of one alternative to itself was from 1."""
-    return abs(ratio(bare[::2], bare[1::2]) - 1)
+    return abs(ratio(*_halves(bare)) - 1)
 
 
 def difference_noise(bare: Sequence[float]) -> float:
     """How far the difference of one alternative from itself was from 0."""
-    return abs(difference(bare[::2], bare[1::2]))
+    return abs(difference(*_halves(bare)))
+
+
+def _halves(values: Sequence[float]) -> tuple[list[float], list[float]]:
+    # By pairs of rounds: the order alternates, and what ran before a block has an effect on it.
+    return (
+        [value for index, value in enumerate(values) if not index & 2],
+        [value for index, value in enumerate(values) if index & 2],
+    )
 
 
 def quantile(values: Sequence[float], share: float) -> float:

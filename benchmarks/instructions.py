@@ -65,7 +65,7 @@ def count(which: str, url: str, effort: Effort, *, calls: int) -> Count:
         return _counted(_with_perf(program, calls), "the processor's counters, user space")
     if shutil.which("valgrind") and not effort.quick:
         # Measured: SHA-256 over a line of 900 bytes is 31,000 instructions there.
-        by = "valgrind, user space; it has no SHA instructions, which adds 23 k to an entry"
+        by = "valgrind, user space; it has no SHA instructions, which adds about 23 k to an entry"
         return _counted(_with_valgrind(program, calls), by)
     return _cpu_time(program, effort.rounds(calls, 200), quick=effort.quick)
 
@@ -104,8 +104,8 @@ def _with_perf(program: list[str], calls: int) -> dict[str, float]:
 
 def _with_valgrind(program: list[str], calls: int) -> dict[str, float]:
     # exp-bbv only counts: 10 times slower than the bare processor, callgrind 50 times.
-    command = ["valgrind", "--tool=exp-bbv", "--instr-count-only=yes", *program]
-    command += ["--calls", str(calls)]
+    command = ["valgrind", "--tool=exp-bbv", "--instr-count-only=yes"]
+    command += ["--bb-out-file=/dev/null", *program, "--calls", str(calls)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)} failed: {done.stderr[-500:]}")

@@ -47,6 +47,7 @@ class Chores:
         self._on_error = on_error
         self._chore: Iterator[None] | None = None
         self._finished = 0
+        self._told = ""
         self._next_at = self._retain_at = 0.0
 
     def work(self) -> bool:
@@ -71,6 +72,7 @@ class Chores:
         except StopIteration:
             self._chore = None
             self._next_at = 0.0
+            self._told = ""
             return True
         except LeaseLost:
             raise
@@ -78,7 +80,9 @@ class Chores:
             self._chore = None
             self._next_at = now + _AFTER_ERROR_SECONDS
             self._log.lease.check()
-            self._on_error(error)
+            if str(error) != self._told:
+                self._told = str(error)
+                self._on_error(error)
         return self._chore is not None
 
     def _next_chore(self, now: float) -> Iterator[None] | None:

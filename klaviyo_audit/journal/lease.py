@@ -1,10 +1,11 @@
 """The lease that makes one process at a time the journal's sealer, whatever the others do.
 
 The folder ``<journal>/sealer`` holds exactly one folder, whose name says who the sealer is: a
-random token, or ``free``. Taking the lease is renaming that folder, which only one process can do.
-Whatever the sealer changes by path it renames out of or into that folder, so that after a
-takeover the former sealer's paths lead nowhere, at whatever point it was stopped; what it had open
-for appending is replaced by copies (`APPENDED`), so that what it still writes vanishes.
+random token, which ends in ``.free`` when it was given back. Taking the lease is renaming that
+folder, which only one process can do. Whatever the sealer changes by path it renames out of or into
+that folder, so that after a takeover the former sealer's paths lead nowhere, at whatever point it
+was stopped; what it had open for appending is replaced by copies (`APPENDED`), so that what it
+still writes vanishes.
 
 Locks are ``flock``s: unlike record locks they hold between threads of a process, and do not go
 away when something else in the process reads the file. What a forked child inherits it drops.

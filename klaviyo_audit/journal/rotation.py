@@ -14,6 +14,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Final, cast
 
 from klaviyo_audit.errors import JournalCorrupt
+from klaviyo_audit.journal import refusals
 from klaviyo_audit.journal.commit import sync_folder
 from klaviyo_audit.journal.folder import FILE_MODE, JOURNAL_NAME
 from klaviyo_audit.journal.reader import open_journal
@@ -65,7 +66,7 @@ def set_aside(lease: Lease, directory: Path, file: int, identity: tuple[int, int
     """
     live = directory / JOURNAL_NAME
     if identity_of(live) != identity:
-        raise replaced(directory, file)
+        raise refusals.replaced(directory, file)
     aside = lease.path(file_name(file))
     try:
         live.rename(aside)
@@ -76,7 +77,7 @@ def set_aside(lease: Lease, directory: Path, file: int, identity: tuple[int, int
         with contextlib.suppress(OSError):
             os.link(aside, live)
             aside.unlink()
-        raise replaced(directory, file)
+        raise refusals.replaced(directory, file)
     _move_out(lease, aside, directory / file_name(file))
 
 
@@ -111,15 +112,6 @@ def _move_out(lease: Lease, aside: Path, path: Path) -> None:
         aside.rename(path)
     aside.unlink(missing_ok=True)
     sync_folder(path.parent)
-
-
-def replaced(directory: Path, file: int) -> JournalCorrupt:
-    """The error for a live file that is not the one whose sealing has begun."""
-    return JournalCorrupt(
-        f"{directory / JOURNAL_NAME} is not the file that was sealed as number {file}: another "
-        "program has renamed, replaced or deleted it; if it still exists, rename it to "
-        f"{file_name(file)}, and switch off what did it (this journal rotates itself)"
-    )
 
 
 def identity_of(path: Path) -> tuple[int, int] | None:

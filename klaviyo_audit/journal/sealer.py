@@ -6,7 +6,6 @@ import contextlib
 import errno
 import logging
 import os
-import time
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from klaviyo_audit.errors import ConfigurationError, JournalCorrupt
 from klaviyo_audit.journal.chores import Chores
 from klaviyo_audit.journal.lease import LEASE_SECONDS, Lease, LeaseLost
+from klaviyo_audit.journal.pace import LINES, Pace
 from klaviyo_audit.journal.retention import Retention
 from klaviyo_audit.journal.rotation import finish_interrupted
 from klaviyo_audit.journal.segments import COMPRESSED
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
     from klaviyo_audit.journal.retention import Announce
 
-_LINES: Final = 256
-"""Lines that are hashed before others get a turn (about 0.4 ms)."""
-_BATCHES: Final = 16
 _PAUSE_SECONDS: Final = 0.0005
 _LOOK_SECONDS: Final = 0.1
 _SAVE_SECONDS: Final = 10.0
@@ -100,8 +97,7 @@ class Sealer:
         if compress not in (*COMPRESSED, "none"):
             raise ConfigurationError(f"compress: {compress!r} is not zstd, gzip or none")
         self.directory = Path(directory)
-        self._seal_interval = seal_interval
-        self._seal_lines = seal_lines
+        self._new_pace = partial(Pace, pause=pause, interval=seal_interval, lines=seal_lines)
         self._successor = partial(Succession, rotate_bytes=rotate_bytes, rotate_age=rotate_age)
         self._compress = compress
         self._retention = Retention(retain_days, retain_bytes, needed_from, announce)
@@ -111,7 +107,6 @@ class Sealer:
         self._on_checkpoint = on_checkpoint
         self._on_error = on_error
         self._lease_seconds = lease_seconds
-        self._pause = pause
         self._log: TreeLog | None = None
         self._closing = False
         self._start()
@@ -130,7 +125,7 @@ class Sealer:
         self._log = None
         self._succession: Succession | None = None
         self._chores: Chores | None = None
-        self._since: float | None = None
+        self._pace = self._new_pace()
         self._look_at = self._save_at = 0.0
 
     @property
@@ -229,7 +224,7 @@ class Sealer:
         if log is None or succession is None or not log.caught_up:
             return
         while succession.look(patient=False) and monotonic() < deadline:
-            while log.consume(_LINES) and monotonic() < deadline:
+            while log.consume(LINES) and monotonic() < deadline:
                 self._lease.beat()
         log.checkpoint()
         with contextlib.suppress(OSError):
@@ -244,41 +239,25 @@ class Sealer:
         return self._log
 
     def _round(self, log: TreeLog) -> bool:
-        moved = self._consume(log)
+        pace = self._pace
+        moved = pace.consume(log)
         if not log.caught_up:
             return True
         now = monotonic()
         if self._succession is None or self._chores is None:
             self._succession = self._successor(log)
             self._chores = Chores(
-                log, how=self._compress, retention=self._retention, on_error=self._report
+                log, how=self._compress, retention=self._retention, on_error=self._tell
             )
         if now >= self._look_at:
             self._look_at = now + _LOOK_SECONDS
             moved = self._succession.look() or moved
-        if not log.unsealed:
-            self._since = None
-        elif self._since is None:
-            self._since = now
-        if self._since is not None and (
-            log.unsealed >= self._seal_lines or now - self._since >= self._seal_interval
-        ):
-            log.checkpoint()
+        pace.sign_if_due(log)
         if now >= self._save_at and not log.unsealed:
             self._save_at = now + _SAVE_SECONDS
             with contextlib.suppress(OSError):
                 log.save()
         return (not self._closing and self._chores.work()) or moved
-
-    def _consume(self, log: TreeLog) -> bool:
-        for _ in range(_BATCHES):
-            if not log.consume(_LINES):
-                return False
-            if log.caught_up and log.unsealed >= self._seal_lines:
-                break
-            if self._pause:
-                time.sleep(self._pause)
-        return True
 
     def _publish(self, note: bytes) -> None:
         self._known = None
@@ -292,10 +271,13 @@ class Sealer:
         if str(error) == self._told:
             return
         self._told = str(error)
+        self._tell(error)
+
+    def _tell(self, error: Exception) -> None:
         if self._on_error:
             self._on_error(error)
         else:
-            _log.error("the journal is not sealed: %s", error)
+            _log.error("trouble with the journal's sealing: %s", error)
 
     def _wait(self, stop: threading.Event, seconds: float) -> None:
         """Wait, and keep the lease meanwhile: others would only fail likewise."""

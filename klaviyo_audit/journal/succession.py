@@ -7,18 +7,17 @@ import time
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from klaviyo_audit.errors import JournalCorrupt
+from klaviyo_audit.journal import refusals
 from klaviyo_audit.journal.folder import JOURNAL_NAME
+from klaviyo_audit.journal.pace import LINES
 from klaviyo_audit.journal.reader import open_journal
 from klaviyo_audit.journal.rotation import (
     begun_at,
     finish_interrupted,
     identity_of,
     is_final,
-    replaced,
     set_aside,
 )
-from klaviyo_audit.journal.segments import file_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +31,6 @@ second), before it goes on with the new one and comes back for late lines."""
 
 _LATE_SECONDS: Final = 0.5
 """How often it looks for late lines in rotated files."""
-_LINES: Final = 256
 _CHUNK_BYTES: Final = 1 << 16
 
 
@@ -75,7 +73,7 @@ class Succession:
         if live is None:
             return
         if identity_of(self._path(live.file)) != live.identity:
-            raise replaced(log.directory, live.file)
+            raise refusals.replaced(log.directory, live.file)
         if self._path(live.file).name == JOURNAL_NAME:
             if not self._is_due(live):
                 return
@@ -104,7 +102,7 @@ class Succession:
         if reader.is_plain and not is_final(self._path(reader.file)):
             return
         # A line can have been written before the last writer left.
-        while log.consume(_LINES):
+        while log.consume(LINES):
             log.lease.beat()
         log.finish()
 
@@ -144,10 +142,7 @@ class Succession:
     def _path(self, file: int) -> Path:
         path = self._log.walk.path(file)
         if path is None:
-            raise JournalCorrupt(
-                f"{self._log.directory / file_name(file)} is missing, and not all of it was "
-                "sealed; put it back, from a backup if need be"
-            )
+            raise refusals.missing(self._log.directory, file)
         return path
 
 

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Final
 
 from klaviyo_audit import clock
 from klaviyo_audit.errors import JournalCorrupt
+from klaviyo_audit.journal import refusals
 from klaviyo_audit.journal.checkpoint import Checkpoint, framed, sign
 from klaviyo_audit.journal.checkpoints import last_checkpoint
 from klaviyo_audit.journal.commit import sync_folder
 from klaviyo_audit.journal.lease import CHECKPOINTS_NAME, REMOVED_NAME, SEGMENTS_NAME
 from klaviyo_audit.journal.note import BLANK_LINE
-from klaviyo_audit.journal.rotation import identity_of, replaced
-from klaviyo_audit.journal.segments import Segment, file_name, read_removed, read_segments
+from klaviyo_audit.journal.rotation import identity_of
+from klaviyo_audit.journal.segments import Segment, read_removed, read_segments
 from klaviyo_audit.journal.sidefile import SideFile
 from klaviyo_audit.journal.signing import signer_of
 from klaviyo_audit.journal.treestate import TreeState, load_state, save_state
@@ -179,7 +180,7 @@ class TreeLog:
         reader = self.walk.reader
         if reader is None:
             if room:
-                raise self._too_short("no file is said to have more")
+                raise refusals.cut(self.directory, self.tree.size, None)
             return False
         self._check_uncut(reader)
         hashes = reader.take(most if room is None else min(most, room))
@@ -187,21 +188,14 @@ class TreeLog:
             # The last line of a file that nobody writes to needs no newline.
             hashes = [] if reader is self.walk.live else reader.take_tail()
             if not hashes:
-                raise self._too_short(f"{file_name(reader.file)} (or the live file) was cut")
+                raise refusals.cut(self.directory, self.tree.size, reader.file)
         if hashes:
             self.tree = self.tree.extended(hashes)
         return not reader.at_end
 
     def _check_uncut(self, reader: LeafReader) -> None:
         if reader.was_cut():
-            raise self._too_short(f"{file_name(reader.file)} (or the live file) was cut")
-
-    def _too_short(self, why: str) -> JournalCorrupt:
-        return JournalCorrupt(
-            f"lines that were sealed are missing in {self.directory}, after the first "
-            f"{self.tree.size} or earlier: {why}; nothing more is sealed until they are put back, "
-            "or a new journal is started in another folder"
-        )
+            raise refusals.cut(self.directory, self.tree.size, reader.file)
 
     def _room(self) -> int | None:
         """Leaves until the next segment or witness; None when there is none to come."""
@@ -211,22 +205,13 @@ class TreeLog:
         if not marks:
             return None
         if min(marks) < self.tree.size:
-            raise JournalCorrupt(
-                f"{self.directory}: after {self.tree.size} sealed lines there is a place where "
-                f"there should be {min(marks)}: checkpoints, segments and removed do not go "
-                "together; restore them from one backup"
-            )
+            raise refusals.out_of_step(self.directory, self.tree.size, min(marks))
         return min(marks) - self.tree.size
 
     def _pass_mark(self) -> None:
         while self._witnesses and self._witnesses[0][0] == self.tree.size:
             if self._witnesses[0][1] != self.tree.root():
-                raise JournalCorrupt(
-                    f"the first {self.tree.size} lines in {self.directory} are not those that "
-                    "were sealed: some were changed, removed or put in (`klaviyo-audit verify` "
-                    "tells more); nothing more is sealed until they are put back, or a new journal "
-                    "is started in another folder"
-                )
+                raise refusals.changed(self.directory, self.tree.size)
             self._witnesses.pop(0)
         segment = self.walk.next_segment()
         if segment and segment.index == self.tree.size:
@@ -284,7 +269,7 @@ class TreeLog:
         assert reader
         path = self.walk.path(reader.file)
         if path is None or (reader.is_plain and identity_of(path) != reader.identity):
-            raise replaced(self.directory, reader.file)
+            raise refusals.replaced(self.directory, reader.file)
         self._check_uncut(reader)
         _sync(reader.fileno())
         head = Checkpoint.of(self.tree, self.signer.name, sealed_at=clock.now())

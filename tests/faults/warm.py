@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,12 @@ class WarmParent:
         environment = {
             name: value for name, value in os.environ.items() if "KLAVIYO_AUDIT_" not in name
         }
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed by close)
         self._process = subprocess.Popen(
             [sys.executable, str(_WORKERS / "warm_parent.py"), url],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=self._errors,
             pass_fds=inherited,
             env=environment,
         )
@@ -61,16 +64,23 @@ class WarmParent:
         return self._ask({"do": "wait", "pid": pid})["status"]
 
     def close(self) -> None:
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         self._process.wait(10)
         self._process.stdout.close()
+        self._errors.close()
 
     def _ask(self, command: dict | None) -> dict:
-        if command is not None:
-            self._process.stdin.write(json.dumps(command).encode() + b"\n")
-            self._process.stdin.flush()
-        answer = self._process.stdout.readline()
-        assert answer, "the warm parent has died; see its standard error above"
+        answer = b""
+        with contextlib.suppress(BrokenPipeError):
+            if command is not None:
+                self._process.stdin.write(json.dumps(command).encode() + b"\n")
+                self._process.stdin.flush()
+            answer = self._process.stdout.readline()
+        if not answer:
+            status = self._process.wait(10)
+            self._errors.seek(0)
+            raise RuntimeError(f"the warm parent ended ({status}): {self._errors.read().decode()}")
         return json.loads(answer)
 
 

@@ -14,7 +14,9 @@ from typing import ClassVar
 
 import pytest
 
-from klaviyo_audit.journal import treelog
+from klaviyo_audit.journal import sealer as sealer_module
+from klaviyo_audit.journal import succession, treelog
+from klaviyo_audit.journal import writer as writer_module
 from klaviyo_audit.journal.checkpoint import open_checkpoint, read_notes
 from klaviyo_audit.journal.leaves import leaves
 from klaviyo_audit.journal.note import Verifier
@@ -212,6 +214,19 @@ def without_syncing(monkeypatch):
         for name in ("fsync", "fdatasync", "_sync"):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, lambda fd: None)
+
+
+def quick(monkeypatch):
+    """`without_syncing`, and with everything that waits for some time waiting less."""
+    without_syncing(monkeypatch)
+    for module, name, seconds in (
+        (succession, "GRACE_SECONDS", 0.03),
+        (succession, "_LATE_SECONDS", 0.01),
+        (sealer_module, "_LOOK_SECONDS", 0.005),
+        (writer_module, "_LOOK_SECONDS", 0.005),
+    ):
+        assert getattr(module, name) > seconds
+        monkeypatch.setattr(module, name, seconds)
 
 
 class SystemCalls:

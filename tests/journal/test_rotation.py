@@ -24,6 +24,7 @@ from tests.journal.sealing import (
     files_of,
     make_sealer,
     open_writer,
+    quick,
     seal,
     settle,
     write,
@@ -31,7 +32,8 @@ from tests.journal.sealing import (
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, monkeypatch):
+    quick(monkeypatch)
     return tmp_path / "trail"
 
 
@@ -45,9 +47,9 @@ def test_a_file_that_is_large_enough_is_set_aside(folder, how, suffix):
     content = (folder / "audit.jsonl").read_bytes()
     os.utime(folder / "audit.jsonl", (1_700_000_000, 1_700_000_000))
     sealer = make_sealer(folder, rotate_bytes=len(content), compress=how)
-    settle(sealer, 0.3)
+    settle(sealer, 0.08)
     write(folder, 1, start=10)
-    settle(sealer, 0.3)
+    settle(sealer, 0.08)
     sealer.close()
     rotated = folder / f"audit-000000000000.jsonl{suffix}"
     assert [path.name for path in sorted(folder.glob("audit*"))] == [rotated.name, "audit.jsonl"]
@@ -65,12 +67,12 @@ def test_compressed_files_can_be_read_with_the_usual_tools(folder):
     write(folder, 50)
     content = (folder / "audit.jsonl").read_bytes()
     sealer = make_sealer(folder, rotate_bytes=1, compress="gzip")
-    settle(sealer, 0.3)
+    settle(sealer, 0.08)
     sealer.close()
     assert gzip.decompress((folder / "audit-000000000000.jsonl.gz").read_bytes()) == content
     write(folder, 50)
     sealer = make_sealer(folder, rotate_bytes=1, compress="zstd")
-    settle(sealer, 0.3)
+    settle(sealer, 0.08)
     sealer.close()
     assert zstd_module().decompress((folder / "audit-000000000052.jsonl.zst").read_bytes())
     check_all_sealed(folder)
@@ -79,12 +81,12 @@ def test_compressed_files_can_be_read_with_the_usual_tools(folder):
 def test_a_file_that_is_old_enough_is_set_aside(folder):
     append(folder, b'{"v":1,"id":"x","timestamp":"2020-01-01T00:00:00.000000Z"}\n')
     sealer = make_sealer(folder, rotate_age=3600)
-    settle(sealer, 0.3)
+    settle(sealer, 0.08)
     assert 0 in rotated_files(folder)
     now = time.strftime("%Y-%m-%dT%H:%M:%S.000000Z", time.gmtime())
     append(folder, b'{"v":1,"id":"x","timestamp":"%b"}\n' % now.encode())
     append(folder, b"no time in it\n")
-    settle(sealer, 0.3)
+    settle(sealer, 0.08)
     sealer.close()
     assert list(rotated_files(folder)) == [0]
     check_all_sealed(folder)
@@ -93,10 +95,10 @@ def test_a_file_that_is_old_enough_is_set_aside(folder):
 @pytest.mark.parametrize("first", [b"garbage", b'{"timestamp":"2026-99-99T00:00:00.000000Z"}'])
 def test_the_age_of_a_file_that_does_not_tell_it(folder, first):
     append(folder, first + b"\n")
-    sealer = make_sealer(folder, rotate_age=0.5)
+    sealer = make_sealer(folder, rotate_age=0.04)
     sealer.step()
     assert not rotated_files(folder)
-    settle(sealer, 0.8)
+    settle(sealer, 0.08)
     sealer.close()
     assert 0 in rotated_files(folder)
     check_all_sealed(folder)
@@ -105,12 +107,12 @@ def test_the_age_of_a_file_that_does_not_tell_it(folder, first):
 def test_a_file_without_a_line_of_its_own_is_not_rotated(folder):
     append(folder, b"torn")
     sealer = make_sealer(folder, rotate_bytes=1)
-    settle(sealer, 0.3)
+    settle(sealer, 0.08)
     assert not rotated_files(folder)
     append(folder, b"\n")
-    settle(sealer, 0.3)
+    settle(sealer, 0.08)
     append(folder, b"torn again")
-    settle(sealer, 0.8)
+    settle(sealer, 0.08)
     sealer.close()
     assert list(rotated_files(folder)) == [0]
     assert (folder / "audit.jsonl").exists()
@@ -120,13 +122,13 @@ def test_a_writer_goes_on_in_the_new_file(folder):
     writer = open_writer(folder)
     writer.append(entry(0))
     sealer = make_sealer(folder, rotate_bytes=1, compress="none")
-    settle(sealer, 0.3)
+    settle(sealer, 0.08)
     writer.append(entry(1))
-    settle(sealer, 0.8)
+    settle(sealer, 0.08)
     writer.append(entry(2))
-    settle(sealer, 0.8)
+    settle(sealer, 0.08)
     writer.close()
-    settle(sealer, 0.8)
+    settle(sealer, 0.08)
     sealer.close()
     assert len(rotated_files(folder)) >= 2
     check_all_sealed(folder)
@@ -150,13 +152,13 @@ def test_the_late_lines_of_a_stopped_writer_are_sealed(folder):
         assert opened.wait(20)
         writer.send(signal.SIGSTOP)
         sealer = make_sealer(folder, rotate_bytes=10)
-        settle(sealer, 0.3)
+        settle(sealer, 0.08)
         append(folder, b"second\n")
-        settle(sealer, 0.8)
+        settle(sealer, 0.08)
         append(folder, b"third in the third\n")
-        settle(sealer, 0.8)
+        settle(sealer, 0.08)
         append(folder, b"fourth\n")
-        settle(sealer, 0.8)
+        settle(sealer, 0.08)
         assert [line[:5] for line in leaves(folder)] == [
             b"first",
             b"in ti",
@@ -169,9 +171,9 @@ def test_the_late_lines_of_a_stopped_writer_are_sealed(folder):
         writer.send(signal.SIGCONT)
         go_on.set()
         writer.wait()
-    settle(sealer, 0.8)
+    settle(sealer, 0.08)
     append(folder, b"fifth\n")
-    settle(sealer, 0.3)
+    settle(sealer, 0.08)
     sealer.close()
     assert list(leaves(folder))[5:] == [b"late", b"later", b"unterminated", b"fifth"]
     assert (folder / "audit-000000000000.jsonl.zst").exists()
@@ -203,10 +205,10 @@ def test_a_file_of_that_name_is_not_overwritten(folder):
     append(folder, b"two\n")
     for _ in range(2):
         with pytest.raises(JournalCorrupt):
-            settle(sealer, 0.5)
+            settle(sealer, 0.08)
         assert (folder / "audit-000000000000.jsonl").read_bytes() == b"foreign\n"
     (folder / "audit-000000000000.jsonl").unlink()
-    settle(sealer, 0.5)
+    settle(sealer, 0.08)
     sealer.close()
     assert check_all_sealed(folder) == 2
 
@@ -218,9 +220,9 @@ def test_what_a_person_renamed_as_the_error_says_is_taken(folder):
     (folder / "audit.jsonl").rename(folder / "audit.jsonl.1")
     append(folder, b"two\n")
     with pytest.raises(JournalCorrupt, match="rename it to audit-000000000000.jsonl"):
-        settle(sealer, 0.3)
+        settle(sealer, 0.08)
     (folder / "audit.jsonl.1").rename(folder / "audit-000000000000.jsonl")
-    settle(sealer, 0.8)
+    settle(sealer, 0.08)
     sealer.close()
     assert list(leaves(folder)) == [b"one", b"two"]
     check_all_sealed(folder)
@@ -234,7 +236,7 @@ def test_compression_that_was_interrupted_is_done_again(folder):
     packed.with_suffix("").write_bytes(gzip.decompress(packed.read_bytes()))
     packed.write_bytes(packed.read_bytes()[:-9])
     sealer = make_sealer(folder, compress="gzip")
-    settle(sealer, 0.3)
+    settle(sealer, 0.08)
     sealer.close()
     assert not packed.with_suffix("").exists()
     check_all_sealed(folder)
@@ -245,7 +247,7 @@ def test_compression_that_was_interrupted_is_done_again(folder):
 def test_a_damaged_compressed_file_is_told(folder, how, harm):
     write(folder, 50)
     sealer = make_sealer(folder, rotate_bytes=1, compress=how)
-    settle(sealer, 0.3)
+    settle(sealer, 0.08)
     sealer.close()
     (packed,) = folder.glob("audit-*")
     data = bytearray(packed.read_bytes())
@@ -278,11 +280,11 @@ def test_a_file_that_does_not_come_out_as_it_went_in_is_kept(folder, monkeypatch
     write(folder, 10)
     errors = []
     sealer = make_sealer(folder, rotate_bytes=1, on_error=errors.append)
-    settle(sealer, 0.3)
+    settle(sealer, 0.08)
     assert isinstance(errors[0], JournalCorrupt)
     assert len(errors) == 1
     write(folder, 10)
-    settle(sealer, 0.8)
+    settle(sealer, 0.08)
     sealer.close()
     assert all(path.suffix == ".jsonl" for path in folder.glob("audit*"))
     assert not list(folder.glob("sealer/*/*.zst"))
@@ -290,19 +292,16 @@ def test_a_file_that_does_not_come_out_as_it_went_in_is_kept(folder, monkeypatch
 
 
 def test_a_rotated_file_that_vanishes_is_told(folder):
-    held = None
-    append(folder, b"one\n")
-    sealer = make_sealer(folder, rotate_bytes=1)
-    settle(sealer)
+    append(folder, b"one\ntwo\n")
     held = AppendFile(folder / "audit.jsonl")
-    append(folder, b"two\n")
-    settle(sealer, 0.8)
+    sealer = make_sealer(folder, rotate_bytes=1)
+    settle(sealer, 0.08)
     append(folder, b"three\n")
-    settle(sealer, 0.8)
+    settle(sealer, 0.08)
     assert held.fd
     (folder / "audit-000000000000.jsonl").unlink()
     with pytest.raises(JournalCorrupt, match="missing"):
-        settle(sealer, 0.8)
+        settle(sealer, 0.08)
     sealer.close()
 
 
@@ -312,9 +311,9 @@ def test_no_line_is_in_two_files(folder):
     for number in range(300):
         writer.append(entry(number))
         if number % 25 == 0:
-            settle(sealer, 0.12)
+            settle(sealer, 0.08)
     writer.close()
-    settle(sealer, 0.8)
+    settle(sealer, 0.08)
     sealer.close()
     check_all_sealed(folder)
     everything = b"".join(files_of(folder).values())

@@ -35,6 +35,7 @@ from tests.journal.sealing import (
     entry,
     make_sealer,
     open_writer,
+    quick,
     raiser,
     seal,
     seal_forever,
@@ -49,7 +50,8 @@ NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, monkeypatch):
+    quick(monkeypatch)
     return tmp_path / "trail"
 
 
@@ -73,10 +75,10 @@ def test_a_tail_is_no_leaf_before_its_newline_comes(folder):
     settle(sealer)
     assert checkpoints_of(folder)[-1].size == 1
     append(folder, b"o")
-    settle(sealer, 0.3)
+    settle(sealer, 0.08)
     assert checkpoints_of(folder)[-1].size == 1
     append(folder, b"\nthree\n")
-    settle(sealer, 0.3)
+    settle(sealer, 0.08)
     sealer.close()
     assert list(leaves(folder)) == [b"one", b"two", b"three"]
     check_all_sealed(folder)
@@ -98,18 +100,18 @@ def test_lines_longer_than_what_is_read_at_once(folder):
 def test_checkpoints_come_in_time_and_after_so_many_lines(folder):
     sealer = make_sealer(folder, seal_interval=NEVER, seal_lines=100)
     write(folder, 150)
-    settle(sealer, 0.3)
+    settle(sealer, 0.08)
     sizes = [checkpoint.size for checkpoint in checkpoints_of(folder)]
     assert sizes == [152], "of what is read at once one checkpoint is enough"
     append(folder, b"more\n")
-    settle(sealer, 0.3)
+    settle(sealer, 0.08)
     assert checkpoints_of(folder)[-1].size == 152
     sealer.close()
     assert checkpoints_of(folder)[-1].size == 153
 
-    sealer = make_sealer(folder, seal_interval=0.2)
+    sealer = make_sealer(folder, seal_interval=0.03)
     append(folder, b"more\n")
-    settle(sealer, 0.5)
+    settle(sealer, 0.08)
     assert checkpoints_of(folder)[-1].size == 154
     sealer.close()
 
@@ -137,7 +139,7 @@ def test_a_line_is_on_the_disk_before_it_is_signed(folder, monkeypatch):
     calls.begin()
     for number in range(5):
         write(folder, 10, start=number * 10)
-        settle(sealer, 0.1)
+        settle(sealer, 0.08)
     sealer.close()
     calls.end()
     kinds = []
@@ -350,7 +352,7 @@ def test_a_sealer_at_work_notices(folder, harm):
     harm(folder)
     append(folder, b"more\n")
     with pytest.raises(JournalCorrupt):
-        settle(sealer, 0.3)
+        settle(sealer, 0.08)
     for _ in range(3):
         with pytest.raises(JournalCorrupt):
             sealer.step()
@@ -363,17 +365,17 @@ def test_lines_that_were_read_but_not_signed_are_known_too(folder):
     append(folder, b"one\n")
     sealer.step()
     append(folder, b"two\nthree\n")
-    settle(sealer, 0.2)
+    settle(sealer, 0.08)
     cut_to = len(b"one\n")
     os.truncate(folder / "audit.jsonl", cut_to)
     with pytest.raises(JournalCorrupt):
-        settle(sealer, 0.3)
+        settle(sealer, 0.08)
     append(folder, b"other\nlines\n")
     with pytest.raises(JournalCorrupt):
         sealer.step()
     os.truncate(folder / "audit.jsonl", cut_to)
     append(folder, b"two\nthree\n")
-    settle(sealer, 0.2)
+    settle(sealer, 0.08)
     sealer.close()
     assert check_all_sealed(folder) == 3
 
@@ -567,10 +569,10 @@ def test_a_short_write_leaves_no_half_checkpoint(folder, size_limit, room):
     size_limit(len(before) + room)
     for _ in range(3):
         with pytest.raises(OSError):
-            settle(sealer, 0.2)
+            settle(sealer, 0.08)
         assert (folder / "checkpoints").read_bytes() == before
     size_limit(resource.RLIM_INFINITY)
-    settle(sealer, 0.2)
+    settle(sealer, 0.08)
     sealer.close()
     assert check_all_sealed(folder) == 2
     assert len(checkpoints_of(folder)) == 2
@@ -720,7 +722,7 @@ def test_published_checkpoints_are_those_in_the_file(folder):
     sealer = make_sealer(folder, on_checkpoint=published.append)
     for number in range(3):
         write(folder, 3, start=3 * number)
-        settle(sealer, 0.15)
+        settle(sealer, 0.08)
     sealer.close()
     assert b"".join(note + b"\n" for note in published) == (folder / "checkpoints").read_bytes()
 
@@ -742,7 +744,7 @@ def proved(folder):
     append(folder, b"torn")
     write(folder, 1, start=100)
     sealer = make_sealer(folder, rotate_bytes=2000)
-    settle(sealer, 0.3)
+    settle(sealer, 0.08)
     sealer.close()
     return folder
 
