@@ -74,7 +74,10 @@ class Auditor:
         if sinks is not None:
             settings["sinks"] = tuple(sink for sink in sinks if isinstance(sink, str))
         self.settings: Settings = load(**settings)
-        live = [*live, *(_sink(name) for name in self.settings.sinks)]
+        if self.settings.sinks:
+            from klaviyo_audit.sinks.registry import make_sink
+
+            live += [make_sink(name, self.settings) for name in self.settings.sinks]
         service = self.settings.service or _program_name()
         fallback = self.settings.user_id is None
         user = self.settings.user_id or f"{service}/{_system_user()}"
@@ -320,21 +323,6 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[name] = "unknown"
     return found
-
-
-def _sink(name: str) -> Sink:
-    if name == "console":
-        from klaviyo_audit.sinks.console import ConsoleSink
-
-        return ConsoleSink()
-    if name == "memory":
-        from klaviyo_audit.sinks.memory import InMemorySink
-
-        return InMemorySink()
-    raise ConfigurationError(
-        f"there is no sink {name!r}; this version has: console, memory "
-        "(setting sinks, KLAVIYO_AUDIT_SINKS)"
-    )
 
 
 _default: Auditor | None = None

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from klaviyo_audit.entry import AuditEntry
+    from klaviyo_audit.settings import Settings
 
 
 class ConsoleSink:
@@ -18,6 +19,8 @@ class ConsoleSink:
         stream: Where to print instead.
         all_phases: Also print intents and lines about the journal itself.
     """
+
+    ephemeral = True
 
     def __init__(self, stream: TextIO | None = None, *, all_phases: bool = False) -> None:
         self.name = "console"
@@ -35,3 +38,8 @@ class ConsoleSink:
 
     def close(self) -> None:
         """The stream is not ours to close."""
+
+
+def from_settings(_: Settings) -> ConsoleSink:
+    """The sink ``console``."""
+    return ConsoleSink()

@@ -8,10 +8,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from klaviyo_audit.entry import AuditEntry
+    from klaviyo_audit.settings import Settings
 
 
 class InMemorySink:
     """Keeps what it is given in `entries`, oldest first."""
+
+    ephemeral = True
 
     def __init__(self, name: str = "memory") -> None:
         self.name = name
@@ -23,3 +26,8 @@ class InMemorySink:
 
     def close(self) -> None:
         """Nothing to let go of; the entries stay."""
+
+
+def from_settings(_: Settings) -> InMemorySink:
+    """The sink ``memory``."""
+    return InMemorySink()
