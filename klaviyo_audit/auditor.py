@@ -89,7 +89,7 @@ class Auditor:
                 "environment": self.settings.environment,
                 "host": self.settings.host,
             },
-            opening={"versions": _versions(), "settings": self.settings.digest()},
+            opening=_opening(self.settings),
             on_loss=self._lost,
             sync=self.settings.durability == "fsync",
             space=Space(
@@ -310,6 +310,14 @@ def _system_user() -> str:
         return getpass.getuser()
     except (OSError, KeyError):  # a container's user id without a name
         return str(os.getuid())
+
+
+def _opening(settings: Settings) -> dict[str, Any]:
+    from klaviyo_audit.launch import run_id
+
+    facts: dict[str, Any] = {"versions": _versions(), "settings": settings.digest()}
+    run = run_id()
+    return facts if run is None else facts | {"run": run[:32]}
 
 
 def _versions() -> dict[str, str]:

@@ -11,6 +11,7 @@ from klaviyo_audit.cli import (
     keygen,
     prove,
     resolve,
+    run,
     schema,
     seal,
     tail,
@@ -38,3 +39,4 @@ main.add_command(seal.seal)
 main.add_command(keygen.keygen)
 main.add_command(prove.prove)
 main.add_command(verify_proof.verify_proof)
+main.add_command(run.run)

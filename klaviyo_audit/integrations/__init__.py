@@ -1,0 +1,1 @@
+"""Carrying the actor through frameworks, queues and threads."""
