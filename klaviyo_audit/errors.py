@@ -30,4 +30,14 @@ class JournalCorrupt(KlaviyoAuditError):  # noqa: N818  (the name is public cont
 
 
 class WebhookVerificationError(KlaviyoAuditError):
-    """A webhook delivery is not what Klaviyo signed, or is too old."""
+    """A webhook delivery is not what Klaviyo signed, is too old, or was delivered before.
+
+    Args:
+        message: What was wrong; holds nothing of the delivery.
+        reason: The same as a code for logs and entries, a `klaviyo.webhook.Refusal`. Never tell
+            either to the sender: an answer that says what was wrong helps to forge.
+    """
+
+    def __init__(self, message: str = "", reason: str = "unknown") -> None:
+        super().__init__(message)
+        self.reason = reason

@@ -1,1 +1,1 @@
-"""Carrying the actor through frameworks, queues and threads."""
+"""Where the trail meets the frameworks, queues and threads that programs are made of."""

@@ -1,0 +1,163 @@
+"""WebhookReceiver and the memories of deliveries, without a server."""
+
+import os
+import threading
+import time
+
+import pytest
+
+from klaviyo_audit import Auditor, AuditUnavailable, WebhookVerificationError
+from klaviyo_audit.integrations.replays import ReplayMemory, SharedReplayMemory
+from klaviyo_audit.integrations.webhooks import WebhookReceiver, fingerprint, matches, normal_paths
+from tests.deliveries import SECRET, delivery
+
+
+@pytest.fixture(params=["own", "shared"])
+def memory(request, tmp_path):
+    return lambda capacity=1000: (
+        ReplayMemory(capacity)
+        if request.param == "own"
+        else SharedReplayMemory(tmp_path / "replays", capacity)
+    )
+
+
+def test_a_delivery_is_taken_once(auditor, trail, memory):
+    receiver = WebhookReceiver(SECRET, auditor=auditor, replays=memory())
+    body, headers = delivery()
+    assert receiver.receive(body, headers).topics == ("event:klaviyo.sent_sms",) * 2
+    for spelt in (headers, {**headers, "X": "y"}, list(headers.items())[::-1]):
+        with pytest.raises(WebhookVerificationError) as refused:
+            receiver.receive(body, spelt)
+        assert refused.value.reason == "replayed"
+    receiver.failed(receiver.receive(*delivery(1)))
+    receiver.receive(*delivery(1))
+    verdicts = [entry["metadata"]["verdict"] for entry in trail.of("event")]
+    assert verdicts == ["accepted", "refused", "refused", "refused", "accepted", "accepted"]
+
+
+def test_nothing_personal_is_in_the_trail(auditor, trail):
+    receiver = WebhookReceiver(SECRET, auditor=auditor)
+    receiver.receive(*delivery())
+    with pytest.raises(WebhookVerificationError):
+        receiver.receive(b"{}", {"klaviyo-webhook-id": "planted.person@example.com"})
+    taken, refused = trail.of("event")
+    assert taken["metadata"]["signed_by"] == fingerprint(SECRET.encode())
+    assert "claimed_webhook_id" not in refused["metadata"]
+    assert "example.com" not in trail.path.read_text()
+
+
+def test_a_replay_never_passes_however_many_deliveries_there_are(memory):
+    replays = memory(50)
+    now = time.time()
+    for number in range(300):
+        assert replays.claim(b"%d" % number, now + number / 1000, now + 300)
+    assert [n for n in range(300) if replays.claim(b"%d" % n, now + n / 1000, now + 300)] == []
+    # Nor does a late one that the memory can no longer tell from a replay.
+    assert not replays.claim(b"late", now - 1, now + 299)
+    assert replays.claim(b"new", now + 1, now + 301)
+    if isinstance(replays, ReplayMemory):
+        assert len(replays) == 50
+
+
+def test_what_age_refuses_anyway_is_forgotten(memory):
+    replays = memory(50)
+    now = time.time()
+    for number in range(1000):
+        assert replays.claim(b"%d" % number, now - 400, now - 100)
+
+
+def test_of_many_at_once_one_is_taken(memory):
+    replays = memory()
+    taken = []
+    now = time.time()
+    start = threading.Barrier(8)
+
+    def claim():
+        start.wait()
+        for number in range(50):
+            taken.append(replays.claim(b"%d" % number, now, now + 300))
+
+    threads = [threading.Thread(target=claim) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert taken.count(True) == 50
+
+
+def test_a_shared_memory_survives_fork_and_restart(tmp_path):
+    replays = SharedReplayMemory(tmp_path / "replays")
+    now = time.time()
+    assert replays.claim(b"before", now, now + 300)
+    child = os.fork()
+    if child == 0:
+        seen = not replays.claim(b"before", now, now + 300)
+        new = replays.claim(b"in the child", now, now + 300)
+        os._exit(0 if seen and new else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert not replays.claim(b"in the child", now, now + 300)
+    assert not SharedReplayMemory(tmp_path / "replays").claim(b"before", now, now + 300)
+    assert (tmp_path / "replays").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_memory_that_cannot_be_asked_accepts_nothing(auditor, trail, tmp_path):
+    receiver = WebhookReceiver(
+        SECRET, auditor=auditor, replays=SharedReplayMemory(tmp_path / "no such folder" / "replays")
+    )
+    with pytest.raises(AuditUnavailable, match="memory of deliveries|No such file"):
+        receiver.receive(*delivery())
+    assert trail.of("event")[-1]["metadata"]["reason"] == "replays_unknown"
+
+
+def test_forgers_cannot_fill_the_disk(auditor, trail):
+    receiver = WebhookReceiver(SECRET, auditor=auditor)
+    for _ in range(1000):
+        with pytest.raises(WebhookVerificationError):
+            receiver.receive(b"{}", {})
+    assert len(trail.of("event")) < 150
+    receiver.receive(*delivery())
+    events = [entry["metadata"] for entry in trail.of("event")]
+    told = sum(facts.get("refusals_not_recorded", 0) for facts in events)
+    assert told + len(events) - 1 == 1000
+
+
+def test_without_a_record_nothing_is_accepted_in_block_mode(tmp_path):
+    folder = tmp_path / "trail"
+    with Auditor(journal=folder, on_failure="block", low_space_stop=0, low_space_warn=0) as auditor:
+        receiver = WebhookReceiver(SECRET, auditor=auditor)
+        body, headers = delivery()
+        receiver.receive(*delivery(1))
+        blocked = _break(auditor)
+        with pytest.raises(AuditUnavailable, match="on_failure"):
+            receiver.receive(body, headers)
+        blocked()
+        receiver.receive(body, headers)
+
+
+def _break(auditor):
+    """Let the journal refuse lines, as a full disk does; gives the way back."""
+    writer = auditor._writer
+    append, writer.append = writer.append, lambda *_, **__: OSError(28, "No space left on device")
+    auditor.recorder._writer = writer
+
+    def mend():
+        writer.append = append
+
+    return mend
+
+
+@pytest.mark.parametrize(
+    ("path", "matching"),
+    [
+        ("/hook", True),
+        ("/hook/", True),
+        ("//hook", True),
+        ("/HOOK", True),
+        ("/hooks", False),
+        ("/", False),
+    ],
+)
+def test_paths(path, matching):
+    assert matches(normal_paths("/hook"), path) is matching
+    assert matches(normal_paths(["/x", "hook/"]), path) is matching
+    assert matches(None, path)
