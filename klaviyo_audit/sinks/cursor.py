@@ -1,0 +1,158 @@
+"""Reading one file of the journal on from a place, line by line."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from itertools import chain
+from typing import TYPE_CHECKING, BinaryIO, Final
+
+from klaviyo_audit.journal.format import SUM_DIGITS, SUM_MEMBER
+from klaviyo_audit.journal.reader import Damage, lines_of, open_journal, scan
+from klaviyo_audit.journal.segments import COMPRESSED, decompressed
+from klaviyo_audit.sinks.bookmark import Place
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from klaviyo_audit.journal.line import Line
+    from klaviyo_audit.journal.reader import Run
+
+_TAIL: Final = len(SUM_MEMBER) + SUM_DIGITS + len(b'"}')
+
+
+class Cursor:
+    """A file of the journal, open at a place.
+
+    Args:
+        path: Where the file is now.
+        place: Where to go on; whether the file is the one it is about has not been looked at.
+
+    Raises:
+        OSError: It cannot be opened, or is not a regular file.
+        ConfigurationError: It is compressed in a way this installation cannot read.
+    """
+
+    def __init__(self, path: Path, place: Place) -> None:
+        self._closing = contextlib.ExitStack()
+        opened = self._closing.enter_context(open_journal(path))
+        self._descriptor = opened.fileno()
+        self.is_plain = path.suffix not in COMPRESSED.values()
+        """The file is not compressed."""
+        facts = os.fstat(self._descriptor)
+        self.identity = facts.st_dev, facts.st_ino
+        """Device and inode of the file."""
+        self.number = place.file
+        """The file's number, once that is known."""
+        self._offset, self._count = place.offset, place.lines
+        self._mark, self._sum = place.mark, place.sum
+        try:
+            content = decompressed(opened, path.suffix)
+            self._file: BinaryIO = self._closing.enter_context(content)
+        except BaseException:
+            self._closing.close()
+            raise
+        self._items: Iterator[Run | Damage] | None = None
+        self._lines: Iterator[tuple[tuple[Line, ...], int]] = iter(())
+        self._grows = self.is_plain
+        self._at_end = False
+        self._before: tuple[tuple[Line, ...], int, tuple[int, int, int, str]]
+
+    @property
+    def place(self) -> Place:
+        """How far the file was read."""
+        return Place(self.number, *self.identity, self._offset, self._count, self._mark, self._sum)
+
+    @property
+    def links(self) -> int:
+        """How many names the file still has."""
+        return os.fstat(self._descriptor).st_nlink
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether everything was taken, and nothing can come any more."""
+        return self._at_end and not self._grows
+
+    def end_if_final(self) -> bool:
+        """Take it that the file has no writer any more, if that is so.
+
+        To be asked of a file that was set aside. Its last line is then one without a newline too.
+        """
+        if not self._grows:
+            return False
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Said outright: a child forked just now has the descriptor too.
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        except OSError:
+            return False  # a writer has it open, or the file system has no locks
+        self._grows = False
+        return True
+
+    def close(self) -> None:
+        """Close the file."""
+        self._closing.close()
+
+    def fits(self) -> bool:
+        """Whether the file still holds, at the place, what was read there."""
+        if not self._offset:
+            return True
+        if self.is_plain and os.fstat(self._descriptor).st_size < self._offset:
+            return False
+        if not self._sum:
+            return True
+        self._items = None
+        self._file.seek(self._mark - _TAIL)
+        return self._file.read(_TAIL) == b'%b%b"}' % (SUM_MEMBER, self._sum.encode())
+
+    def take(self) -> tuple[Line, ...]:
+        """The next line of the file: its entry, or the pieces of one that is damaged.
+
+        Returns:
+            Nothing when there is no further line for now.
+        """
+        while True:
+            found = next(self._lines, None)
+            if found is not None:
+                return self._taken(*found)
+            if self._items is None:
+                self._items = scan(
+                    self._file,
+                    offset=self._offset,
+                    number=self._count + 1,
+                    final=not self._grows,
+                )
+            item = next(self._items, None)
+            self._at_end = item is None
+            if item is None:
+                # What is compressed never grows; to read it again would mean to unpack it again.
+                if self.is_plain:
+                    self._items = None
+                return ()
+            self._lines = physical_lines(item)
+
+    def put_back(self) -> None:
+        """Undo the last `take` that gave something."""
+        lines, end, place = self._before
+        self._lines = chain([(lines, end)], self._lines)
+        self._offset, self._count, self._mark, self._sum = place
+
+    def _taken(self, lines: tuple[Line, ...], end: int) -> tuple[Line, ...]:
+        last = lines[-1]
+        self._before = (lines, end, (self._offset, self._count, self._mark, self._sum))
+        self._offset, self._count = end, last.number
+        if last.members is not None:
+            self._mark = last.offset + len(last.raw)
+            self._sum = last.raw[-SUM_DIGITS - 2 : -2].decode()
+        return lines
+
+
+def physical_lines(item: Run | Damage) -> Iterator[tuple[tuple[Line, ...], int]]:
+    """The lines of the file in one part of a journal, and where each ends."""
+    if isinstance(item, Damage):
+        yield item.pieces, item.end
+        return
+    for line in lines_of(item):
+        yield (line,), line.offset + len(line.raw) + 1

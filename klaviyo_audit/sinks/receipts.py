@@ -1,0 +1,99 @@
+"""Receipts: what reached which sink when, for whoever has to show it later."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from klaviyo_audit import clock
+from klaviyo_audit.sinks.lines import append_lines, last_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from klaviyo_audit.sinks.batch import Batch
+    from klaviyo_audit.sinks.bookmark import Place
+
+RECEIPTS_NAME: Final = "receipts.jsonl"
+
+_VERSION: Final = 1
+_MARKS: Final = 10_000
+_LONGEST_FACT: Final = 500
+
+
+def write_receipt(
+    folder: Path,
+    sink: str,
+    batch: Batch,
+    *,
+    rejected: int,
+    attempts: int,
+    facts: Mapping[str, Any],
+    tree: tuple[int | None, int | None],
+) -> None:
+    """Add a receipt for a batch that was acknowledged.
+
+    Args:
+        folder: The sink's folder.
+        sink: The sink's name.
+        batch: What was delivered.
+        rejected: How many of its entries went to the dead letters instead.
+        attempts: How many attempts it took.
+        facts: What the sink says about the acknowledgement.
+        tree: Indexes of the first line and after the last one in the journal's tree, where known.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    first, last = batch.entries[0], batch.entries[-1]
+    receipt: dict[str, Any] = {
+        "v": _VERSION,
+        "sink": sink,
+        "acknowledged_at": clock.now(),
+        "count": len(batch.entries) - rejected,
+        "rejected": rejected,
+        "filtered": batch.filtered,
+        "damaged": batch.damaged,
+        "attempts": attempts,
+        "first": {"id": first.id, "phase": first.phase, "timestamp": first.timestamp},
+        "last": {
+            "id": last.id,
+            "phase": last.phase,
+            "timestamp": last.timestamp,
+            "sum": last.sum,
+        },
+    }
+    for name, place, index in (("from", batch.begin, tree[0]), ("to", batch.end.present, tree[1])):
+        if place is not None:
+            receipt[name] = _position(place, index)
+    if facts:
+        receipt["acknowledgement"] = {
+            str(name)[:_LONGEST_FACT]: _plain(value) for name, value in facts.items()
+        }
+    append_lines(folder / RECEIPTS_NAME, [receipt], sync=False)
+
+
+def delivered_marks(folder: Path) -> list[str]:
+    """The `sum` of the last entry of each delivery, the latest last; of the latest 10,000.
+
+    Raises:
+        OSError: The receipts cannot be read.
+    """
+    receipts = last_lines(folder / RECEIPTS_NAME, _MARKS)
+    marks = [receipt.get("last", {}).get("sum") for receipt in receipts]
+    return [mark for mark in marks if isinstance(mark, str)]
+
+
+def _position(place: Place, index: int | None) -> dict[str, int]:
+    position = {"offset": place.offset, "line": place.lines}
+    if place.file is not None:
+        position["file"] = place.file
+    if index is not None:
+        position["tree"] = index
+    return position
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bool | int | float) or value is None:
+        return value
+    return str(value)[:_LONGEST_FACT]

@@ -1,0 +1,162 @@
+import json
+
+import pytest
+
+from klaviyo_audit.errors import ConfigurationError
+from klaviyo_audit.sinks.base import Rejected, Retry
+from tests.sinks.conftest import Recorded
+
+
+def receipts(trail, name="recorded"):
+    path = trail.folder / "sinks" / name / "receipts.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def dead_letters(trail, name="recorded"):
+    path = trail.folder / "sinks" / name / "dead.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_everything_is_delivered_once_and_in_order(write, ship, recorded, trail):
+    write("a", "b")
+    assert ship(recorded)
+    write("c")
+    assert ship(recorded)
+    assert ship(recorded), "nothing new"
+    assert recorded.actions == ["a", "b", "c"]
+    assert [entry.to_dict() for entry in recorded.entries] == trail.lines()
+    assert recorded.closed
+
+
+def test_each_sink_has_its_own_bookmark(write, ship):
+    first, second = Recorded("first"), Recorded("second")
+    write("a")
+    ship(first)
+    write("b")
+    ship(first)
+    ship(second)
+    assert first.actions == second.actions == ["a", "b"]
+
+
+@pytest.mark.parametrize("error", [Retry(), Retry(0.01), RuntimeError("x"), OSError(5, "io")])
+def test_what_was_not_taken_is_offered_again_as_it_was(write, ship, recorded, error, told):
+    write("a", "b")
+    recorded.raises = [error, error, None]
+    assert ship(recorded)
+    assert recorded.actions == ["a", "b"]
+    assert len(recorded.calls) == 3
+    assert recorded.calls[0] == recorded.calls[1] == recorded.calls[2]
+
+
+def test_the_bookmark_moves_after_the_acknowledgement(write, shipper, recorded):
+    write("a")
+    recorded.raises = [Retry()] * 1000
+    worker = shipper(recorded)
+    assert not worker.run_once(0.2)
+    assert not (worker.folder / "bookmark").exists()
+    worker.close()
+    recorded.raises = []
+    other = shipper(recorded)
+    assert other.run_once(5)
+    assert recorded.actions == ["a"]
+
+
+def test_what_is_rejected_is_kept_with_the_reason_and_the_rest_counts(write, ship, recorded, trail):
+    write("a", "b", "c")
+    recorded.raises = [
+        lambda entries: Rejected([e for e in entries if e.action == "b"], "it is too large")
+    ]
+    assert ship(recorded)
+    assert len(recorded.calls) == 1, "the others count as delivered"
+    (letter,) = dead_letters(trail)
+    assert letter["why"] == "it is too large"
+    assert letter["entry"] == next(line for line in trail.lines() if line["action"] == "b")
+    (receipt,) = receipts(trail)
+    assert (receipt["count"], receipt["rejected"]) == (4, 1)
+
+
+def test_rejecting_what_was_not_given_is_not_believed(write, ship, recorded, trail):
+    write("a")
+    recorded.raises = [lambda _: Rejected([], "nothing")]
+    assert ship(recorded)
+    assert recorded.actions == ["a"]
+    assert not (trail.folder / "sinks" / "recorded" / "dead.jsonl").exists()
+
+
+def test_a_wrong_key_stops_the_sink_once_and_everything_is_kept(write, shipper, recorded, told):
+    write("a")
+    recorded.raises = [ConfigurationError("the key was refused (401)")]
+    worker = shipper(recorded)
+    assert not worker.run_once(5)
+    assert not worker.run_once(5)
+    assert worker.condition.state == "stopped"
+    assert len(recorded.calls) == 1
+    (message,) = told
+    assert "the key was refused (401)" in message
+    worker.close()
+    assert shipper(recorded).run_once(5)
+    assert recorded.actions == ["a"]
+
+
+def test_batches_are_bounded_by_count_and_bytes(write, ship, trail):
+    write(*(f"e{n}" for n in range(20)))
+    longest = max(len(json.dumps(line)) for line in trail.lines())
+    by_count, by_bytes = Recorded("by-count"), Recorded("by-bytes")
+    by_bytes.max_batch_bytes = 3 * longest
+    ship(by_count, pace={"batch_entries": 7})
+    ship(by_bytes)
+    assert [len(call) for call in by_count.calls] == [7, 7, 7, 1]
+    assert all(1 <= len(call) <= 4 for call in by_bytes.calls)
+    assert len(by_bytes.calls) >= 6
+    assert by_count.entries == by_bytes.entries
+
+
+def test_an_entry_larger_than_a_batch_goes_alone(write, ship, recorded):
+    write("a", "b")
+    assert ship(recorded, pace={"batch_bytes": 10})
+    assert {len(call) for call in recorded.calls} == {1}
+    assert recorded.actions == ["a", "b"]
+
+
+def test_a_receipt_says_what_reached_whom(write, ship, recorded, trail):
+    write("a")
+    recorded.acknowledgement = {"offset": 17, "partition": None, "cluster": object}
+    ship(recorded)
+    (receipt,) = receipts(trail)
+    lines = trail.lines()
+    assert receipt["sink"] == "recorded"
+    assert receipt["count"] == 3
+    assert receipt["first"]["id"] == lines[0]["id"]
+    assert receipt["last"]["id"] == lines[-1]["id"]
+    assert receipt["last"]["sum"] == lines[-1]["sum"]
+    assert receipt["to"] == {"offset": trail.path.stat().st_size, "line": 3}
+    assert receipt["acknowledgement"]["offset"] == 17
+    assert receipt["acknowledgement"]["partition"] is None
+
+
+def test_one_process_ships_and_another_takes_over(write, shipper, recorded):
+    write("a")
+    first, second = shipper(recorded), shipper(recorded)
+    assert first.run_once(5)
+    write("b")
+    assert not second.run_once(5)
+    assert second.condition.state == "waiting"
+    first.close()
+    assert second.run_once(5)
+    assert recorded.actions == ["a", "b"]
+
+
+def test_a_journal_that_is_not_there_yet(write, shipper, recorded):
+    worker = shipper(recorded)
+    assert worker.run_once(5)
+    write("a")
+    assert worker.run_once(5)
+    assert recorded.actions == ["a"]
+
+
+def test_files_are_private(write, ship, recorded, trail):
+    write("a")
+    ship(recorded)
+    folder = trail.folder / "sinks" / "recorded"
+    assert {path.name for path in folder.iterdir()} == {"bookmark", "lock", "receipts.jsonl"}
+    assert all(path.stat().st_mode & 0o077 == 0 for path in (folder.parent, *folder.iterdir()))
