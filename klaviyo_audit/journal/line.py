@@ -137,6 +137,8 @@ def _problem_of(raw: bytes, *, followed: bool) -> Problem:
         # A piece that another entry follows on the same line was cut off, be it in its checksum.
         whole = raw.endswith(b'"}') or (not followed and SUM_MEMBER in raw[-_END_BYTES:])
         return Problem.CHECKSUM if whole else Problem.TORN
+    if LINE_START.startswith(raw):
+        return Problem.TORN  # a write can end after its first byte
     if not raw.strip(b"\0"):
         return Problem.NUL
     try:

@@ -61,6 +61,7 @@ def test_however_short_the_torn_piece_is(tmp_path, length):
     path = journal(tmp_path, LINES[0][:length], LINES[1])
     piece, entry = read(path)
     assert piece.raw == LINES[0][:length]
+    assert piece.problem == Problem.TORN
     assert entry.members["n"] == 1
 
 
