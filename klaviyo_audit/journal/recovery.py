@@ -47,7 +47,8 @@ class LooseEnds:
     """Numbers that a gap entry names."""
     intents: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Intents without an outcome, by id."""
-    said_goodbye: bool = False
+    ended: bool = False
+    """It said goodbye, or was found dead before."""
 
     @property
     def last(self) -> int:
@@ -108,8 +109,8 @@ def recover(pen: Pen, own: Iterable[str], *, everything: bool = False) -> Recove
     Args:
         pen: Where the lines about it are written.
         own: Writers of this process.
-        everything: Also close intents of writers that did say goodbye (their outcome was lost
-            to a full disk, say).
+        everything: Also close intents of writers that did say goodbye, or were found dead before
+            (their outcome was lost to a full disk, say).
 
     Returns:
         What was done; nothing when another process is at it.
@@ -135,10 +136,13 @@ def _recover(pen: Pen, own: set[str], dead: list[str], *, everything: bool) -> R
         return Recovered((), ())
     _sweep(pen.directory / folder.WRITERS_NAME)
     ends, torn = survey(pen.directory, None if everything else set(dead))
-    resolved = []
+    resolved: list[dict[str, Any]] = []
+    tied: list[str] = []
     for name in dead:
         found = ends.get(name, LooseEnds(name))
         resolved += _close_intents(pen, found, "its writer died")
+        if found.intents:
+            continue  # the journal did not take it all; whoever comes next tries again
         metadata = {
             "writer": name,
             "last": found.last,
@@ -151,11 +155,12 @@ def _recover(pen: Pen, own: set[str], dead: list[str], *, everything: bool) -> R
         torn = []
         if pen.append(_about_journal("journal.recover", metadata)) is None:
             (pen.directory / folder.WRITERS_NAME / name).unlink(missing_ok=True)
+            tied.append(name)
     if everything:
         for found in ends.values():
-            if found.said_goodbye and found.writer not in own:
+            if found.ended and found.writer not in own and found.writer not in dead:
                 resolved += _close_intents(pen, found, "its outcome was never written")
-    return Recovered(tuple(dead), tuple(resolved))
+    return Recovered(tuple(tied), tuple(resolved))
 
 
 def _sweep(writers: Path) -> None:
@@ -193,6 +198,8 @@ def _close_intents(pen: Pen, ends: LooseEnds, why: str) -> list[dict[str, Any]]:
         }
         if pen.append(members) is None:
             closed.append(intent)
+    for intent in closed:
+        del ends.intents[intent["id"]]
     return closed
 
 
@@ -267,9 +274,11 @@ class _Survey:
         elif phase == Phase.GAP:
             self._explain(file, members)
         elif members["action"] == "journal.close":
-            of_writer.said_goodbye = True
+            of_writer.ended = True
         elif members["action"] == "journal.recover":
-            told = members.get("metadata", {}).get("torn", ())
+            facts = members.get("metadata", {})
+            self._of(str(facts.get("writer"))).ended = True
+            told = facts.get("torn", ())
             self.told.update((piece["file"], piece["offset"]) for piece in told)
 
     def _of(self, writer: str) -> LooseEnds:

@@ -127,3 +127,31 @@ def test_many_at_once_close_each_intent_once(trail):
     time.sleep(0.1)
     assert sum(line.get("result") == "unknown" for line in trail.lines()) == 1
     assert sum(line["action"] == "journal.recover" for line in trail.lines()) == 1
+
+
+@pytest.mark.usefixtures("killed")
+def test_what_the_journal_did_not_take_is_done_by_whoever_comes_next(trail, monkeypatch):
+    class Failing:
+        """A journal that does not take the first line."""
+
+        def __init__(self, writer):
+            self.directory, self._writer, self._failed = writer.directory, writer, False
+
+        def append(self, members, *, linked=False):
+            if not self._failed:
+                self._failed = True
+                return OSError("for once")
+            return self._writer.append(members, linked=linked)
+
+    monkeypatch.setattr(recovery, "dead_writers", lambda *_: [])
+    auditor = Auditor(journal=trail.folder)
+    monkeypatch.undo()
+    own = [auditor._writer.id]
+    recovery.recover(Failing(auditor._writer), own)
+    assert not [one for one in trail.of("journal") if one["action"] == "journal.recover"]
+    recovery.recover(auditor._writer, own)
+    auditor.close()
+    assert [one["result"] for one in trail.outcomes() if one["resource"] == "/api/lists/LIST1"] == [
+        "unknown"
+    ]
+    assert [one["action"] for one in trail.of("journal")].count("journal.recover") == 1
