@@ -6,6 +6,8 @@ import os
 import threading
 from typing import Protocol
 
+from klaviyo_audit.journal.folder import close
+
 
 class _Open(Protocol):
     @property
@@ -16,12 +18,16 @@ class _Open(Protocol):
 _sync = getattr(os, "fdatasync", os.fsync)
 
 
+class NotDurable(OSError):  # noqa: N818  (a fact, like its siblings in errors.py)
+    """A line was written, and the sync after it failed: nobody knows whether it is on the disk."""
+
+
 class _Waiter:
     __slots__ = ("batch", "error", "file", "wake")
 
     def __init__(self, file: _Open) -> None:
         self.file = file
-        self.error: OSError | None = None
+        self.error: NotDurable | None = None
         # Set when this waiter is to lead: the waiters its sync counts for.
         self.batch: list[_Waiter] | None = None
         self.wake = threading.Lock()
@@ -42,14 +48,14 @@ class GroupCommit:
         self._busy = False
         self._queue: list[_Waiter] = []
 
-    def commit(self, file: _Open) -> OSError | None:
+    def commit(self, file: _Open) -> NotDurable | None:
         """Return when what this thread wrote to the file is on the disk.
 
         Args:
             file: An open file; kept open (by reference) until the sync is done.
 
         Returns:
-            None, or the error of the sync: then nobody knows what is on the disk.
+            None, or the error of the sync.
         """
         with self._mutex:
             if self._busy:
@@ -88,11 +94,12 @@ class GroupCommit:
         batch[0].wake.release()
 
 
-def _sync_file(file: _Open) -> OSError | None:
+def _sync_file(file: _Open) -> NotDurable | None:
     try:
         _sync(file.fd)
     except OSError as error:
-        return error
+        # A new one, without a traceback, whose frames would keep the file open.
+        return NotDurable(error.errno, error.strerror)
     return None
 
 
@@ -106,4 +113,4 @@ def sync_folder(path: str | os.PathLike[str]) -> None:
     try:
         os.fsync(fd)
     finally:
-        os.close(fd)
+        close(fd)

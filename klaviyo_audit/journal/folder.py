@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import secrets
 import stat
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ WRITERS_NAME = "writers"
 FILE_MODE = 0o600
 FOLDER_MODE = 0o700
 
-_GITIGNORE = "# A journal is evidence, not source.\n*\n"
+_GITIGNORE = b"# A journal is evidence, not source.\n*\n"
 
 
 def make(directory: Path) -> None:
@@ -32,10 +33,22 @@ def make(directory: Path) -> None:
     if not directory.is_dir():
         directory.parent.mkdir(parents=True, exist_ok=True)
         directory.mkdir(mode=FOLDER_MODE, exist_ok=True)
-    writers.mkdir(mode=FOLDER_MODE, exist_ok=True)
+    # First, and whole or not at all: the folder of writers says that the rest is there.
     ignore = directory / ".gitignore"
     if not ignore.exists():
-        ignore.write_text(_GITIGNORE)
+        new = directory / f".gitignore.{secrets.token_hex(4)}"
+        try:
+            new.write_bytes(_GITIGNORE)
+            new.rename(ignore)
+        finally:
+            new.unlink(missing_ok=True)
+    writers.mkdir(mode=FOLDER_MODE, exist_ok=True)
+
+
+def close(fd: int) -> None:
+    """Close a descriptor. An error says nothing new: what was written is written."""
+    with contextlib.suppress(OSError):
+        os.close(fd)
 
 
 class AppendFile:
@@ -74,7 +87,7 @@ class AppendFile:
 
     def __del__(self) -> None:
         if self.fd >= 0:
-            os.close(self.fd)
+            close(self.fd)
 
     def is_at(self, path: Path) -> bool:
         """Whether the open file is the one that has this name now."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import secrets
 from typing import TYPE_CHECKING
 
-from klaviyo_audit.journal.folder import FILE_MODE
+from klaviyo_audit.journal.folder import FILE_MODE, close
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +41,7 @@ class LifeLock:
         self.path = path
         if _holds(path):
             raise BlockingIOError(f"this process has {path} locked already")
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}{_UNFINISHED}")
+        unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_UNFINISHED}")
         exists = path.exists()
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
         self._fd = os.open(path if exists else unfinished, flags, FILE_MODE)
@@ -50,7 +51,7 @@ class LifeLock:
                 # A link fails where a rename would replace what somebody else has just locked.
                 os.link(unfinished, path)
         except OSError:
-            os.close(self._fd)
+            close(self._fd)
             raise
         finally:
             if not exists:
@@ -66,13 +67,13 @@ class LifeLock:
             with contextlib.suppress(OSError):
                 self.path.unlink()
         _held.pop(os.path.realpath(self.path), None)
-        os.close(self._fd)
+        close(self._fd)
         self._fd = -1
 
     def forget(self) -> None:
         """In a forked child: drop the inherited descriptor. The parent's lock stays."""
         if self._fd >= 0:
-            os.close(self._fd)
+            close(self._fd)
             self._fd = -1
 
 
@@ -96,7 +97,7 @@ def is_locked(path: Path) -> bool:
     except OSError:
         return True
     finally:
-        os.close(fd)
+        close(fd)
     return False
 
 

@@ -6,6 +6,7 @@ import errno
 from typing import Any
 
 from klaviyo_audit import clock
+from klaviyo_audit.journal.commit import NotDurable
 
 _MAX_OPERATIONS = 50
 _MAX_RANGES = 1_000
@@ -28,6 +29,7 @@ class Losses:
         "_operations",
         "_reasons",
         "_torn",
+        "_unsynced",
         "_writer",
     )
 
@@ -39,6 +41,7 @@ class Losses:
         self._numbers: list[int] = []
         self._reasons: dict[str, int] = {}
         self._torn: list[dict[str, int]] = []
+        self._unsynced: list[int] = []
 
     def add(self, action: str, number: int | None, error: Exception) -> None:
         """Count one entry that was lost.
@@ -55,13 +58,15 @@ class Losses:
             action = "other"
         self._operations[action] = self._operations.get(action, 0) + 1
         if number is not None:
-            self._numbers.append(number)
+            self.add_number(number, error)
         reason = reason_of(error)
         self._reasons[reason] = self._reasons.get(reason, 0) + 1
 
-    def add_number(self, number: int) -> None:
-        """Note a line number that was used up for a line about the journal itself."""
+    def add_number(self, number: int, error: Exception) -> None:
+        """Note a line number that was used up, for a line about the journal itself, say."""
         self._numbers.append(number)
+        if isinstance(error, NotDurable):
+            self._unsynced.append(number)
 
     def add_torn(self, offset: int, length: int) -> None:
         """Note a piece of a line that was left in the file by a short write (bytes)."""
@@ -86,6 +91,8 @@ class Losses:
         if ranges:
             facts["writer"] = self._writer
             facts["numbers"] = ranges[:_MAX_RANGES]
+        if self._unsynced:
+            facts["unsynced"] = _ranges(sorted(self._unsynced))[:_MAX_RANGES]
         if self._torn:
             facts["torn"] = self._torn
         return facts
@@ -101,6 +108,7 @@ class Losses:
             self._reasons[reason] = self._reasons.get(reason, 0) + count
         self._numbers += later._numbers
         self._torn += later._torn
+        self._unsynced += later._unsynced
 
 
 def reason_of(error: Exception) -> str:

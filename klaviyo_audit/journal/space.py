@@ -8,7 +8,7 @@ import os
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
-from klaviyo_audit.journal.folder import FILE_MODE
+from klaviyo_audit.journal.folder import FILE_MODE, close
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,20 +60,20 @@ class Space:
     def hold_reserve(self) -> None:
         """Take the reserve if it is not held. Where there is no room, there is none to hold."""
         path = self._directory / RESERVE_NAME
-        if not self._reserve or path.exists():
+        if not self._reserve or _size(path) >= self._reserve:
             return
         with contextlib.suppress(OSError):
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+            flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
             fd = os.open(path, flags, FILE_MODE)
             try:
                 if hasattr(os, "posix_fallocate"):
                     os.posix_fallocate(fd, 0, self._reserve)
                 else:
-                    os.write(fd, bytes(self._reserve))
+                    os.pwrite(fd, bytes(self._reserve), 0)
             except OSError:
                 path.unlink(missing_ok=True)
             finally:
-                os.close(fd)
+                close(fd)
 
     def give_up_reserve(self, error: OSError) -> bool:
         """Free the reserve if the error says that the disk is full.
@@ -88,3 +88,10 @@ class Space:
         except OSError:
             return False
         return True
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat(follow_symlinks=False).st_size
+    except OSError:
+        return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
@@ -20,7 +21,7 @@ from uuid_utils import uuid7
 from klaviyo_audit import clock
 from klaviyo_audit.entry import SCHEMA_VERSION, Phase
 from klaviyo_audit.journal import folder
-from klaviyo_audit.journal.commit import GroupCommit, sync_folder
+from klaviyo_audit.journal.commit import GroupCommit, NotDurable, sync_folder
 from klaviyo_audit.journal.format import encodable, encode
 from klaviyo_audit.journal.locks import LifeLock
 from klaviyo_audit.journal.losses import Losses
@@ -62,7 +63,16 @@ class _Pen:
         self.fd = file.fd
 
     def is_unlinked(self) -> bool:
-        return os.fstat(self.fd).st_nlink == 0
+        try:
+            return os.fstat(self.fd).st_nlink == 0
+        except OSError:
+            return False
+
+    def size(self) -> int | None:
+        try:
+            return os.fstat(self.fd).st_size
+        except OSError:
+            return None
 
 
 class JournalWriter:
@@ -176,7 +186,7 @@ class JournalWriter:
         if self._commit is not None:
             error = self._commit.commit(pen)
             if error is not None:
-                return self._lose(members, None, error)
+                return self._lose(members, number, error)
         return None
 
     def refuse(self, members: dict[str, Any], error: OSError) -> OSError:
@@ -207,7 +217,7 @@ class JournalWriter:
                     self._note_torn(pen, written)
                     return OSError(errno.ENOSPC, "only a part of the line could be written")
         except OSError as error:
-            return error
+            return _without_frames(error)
         return None
 
     def close(self) -> None:
@@ -218,6 +228,7 @@ class JournalWriter:
                 return
             pen = self._pen
             if pen is None and self._losses is not None:
+                self._retry_at = 0.0  # the last chance to tell
                 pen = self._ready()
             if pen is None:
                 return
@@ -227,11 +238,14 @@ class JournalWriter:
             self._pen = None
             self._previous = pen.identity.id
             self._identity = _Identity()
-        if _wait_until_unused(pen):
-            number = pen.identity.next()
-            self._say(pen, "journal.close", {"lines": number + 1}, number)
+        # With a thread still in the middle of a line there can be no last one. The lock stays as
+        # long as the process does, and whoever finds it unlocked then looks after what is open.
+        if not _wait_until_unused(pen):
+            return
+        number = pen.identity.next()
+        refusal = self._say(pen, "journal.close", {"lines": number + 1}, number)
         if pen.identity.life is not None:
-            pen.identity.life.release(remove=True)
+            pen.identity.life.release(remove=refusal is None)
 
     # What follows happens seldom, and under the lock.
 
@@ -256,14 +270,21 @@ class JournalWriter:
         try:
             pen = self._open_file()
         except OSError as error:
-            return error
+            return _without_frames(error)
         metadata = dict(self._opening)
         if self._previous is not None:
             metadata["previous"] = self._previous
-        refusal = self._say(pen, "journal.open", metadata, identity.next())
+        number = identity.next()
+        refusal = self._say(pen, "journal.open", metadata, number)
+        if isinstance(refusal, NotDurable):
+            self._note_number(number, refusal)
+            return refusal
         if refusal is not None:
-            # Nothing of this writer is in the file yet: its numbers start anew.
-            identity.next = itertools.count().__next__
+            if number == 0:
+                # Nothing of this writer is in the file yet: its numbers start anew.
+                identity.next = itertools.count().__next__
+            else:
+                self._note_number(number, refusal)
             return refusal
         self._pen = pen
         return None
@@ -296,21 +317,22 @@ class JournalWriter:
             self._look_at = monotonic() + _LOOK_SECONDS
             self._look_at_space(pen)
             if pen.file.is_at(self.path):
-                size = os.fstat(pen.fd).st_size
-                if size < self._size_seen:
-                    sizes = {"size_seen": self._size_seen, "size": size}
-                    self._say(pen, "journal.truncated", sizes, pen.identity.next())
-                self._size_seen = size
+                size = pen.size()
+                if size is not None:
+                    if size < self._size_seen:
+                        sizes = {"size_seen": self._size_seen, "size": size}
+                        self._tell(pen, "journal.truncated", sizes)
+                    self._size_seen = size
                 return pen
             try:
                 other = self._open_file()
             except OSError as error:
                 # The old file still takes lines, which is better than losing them.
-                self._open_error = error
+                self._open_error = _without_frames(error)
                 return pen
             what = "deleted" if pen.is_unlinked() else "renamed or replaced"
             reason = {"reason": f"the journal was {what}"}
-            self._say(other, "journal.reopen", reason, other.identity.next())
+            self._tell(other, "journal.reopen", reason)
             self._pen = other
             return other
 
@@ -322,9 +344,15 @@ class JournalWriter:
             return
         self._level = level
         facts = {"level": level.name.lower(), "free_bytes": self._space.free}
-        self._say(pen, "journal.space", facts, pen.identity.next())
+        self._tell(pen, "journal.space", facts)
         if self._on_low_space is not None:
             self._on_low_space(level, self._space.free)
+
+    def _tell(self, pen: _Pen, action: str, metadata: dict[str, Any]) -> None:
+        number = pen.identity.next()
+        error = self._say(pen, action, metadata, number)
+        if error is not None:
+            self._note_number(number, error)
 
     def _say(
         self,
@@ -360,8 +388,9 @@ class JournalWriter:
             if losses is None:
                 return
             number = pen.identity.next()
-            if self._say(pen, "journal.gap", losses.metadata(), number, Phase.GAP) is not None:
-                losses.add_number(number)
+            error = self._say(pen, "journal.gap", losses.metadata(), number, Phase.GAP)
+            if error is not None:
+                losses.add_number(number, error)
                 meanwhile = self._take_losses()
                 if meanwhile is not None:
                     losses.merge(meanwhile)
@@ -373,20 +402,26 @@ class JournalWriter:
 
     def _lose(self, members: dict[str, Any], number: int | None, error: OSError) -> OSError:
         with self._lock:
-            if self._losses is None:
-                self._losses = Losses(self._identity.id)
-            self._losses.add(str(members["action"]), number, error)
+            self._loss().add(str(members["action"]), number, error)
             self.lost += 1
         self._on_loss(error)
         return error
 
-    def _note_torn(self, pen: _Pen, written: int) -> None:
+    def _note_number(self, number: int, error: OSError) -> None:
         with self._lock:
-            if self._losses is None:
-                self._losses = Losses(pen.identity.id)
+            self._loss().add_number(number, error)
+
+    def _note_torn(self, pen: _Pen, written: int) -> None:
+        # Where the position cannot be asked for, the piece is left for readers to find.
+        with self._lock, contextlib.suppress(OSError):
             # With O_APPEND the position stands behind what this descriptor wrote last.
             end = os.lseek(pen.fd, 0, os.SEEK_CUR)
-            self._losses.add_torn(end - written, written)
+            self._loss().add_torn(end - written, written)
+
+    def _loss(self) -> Losses:
+        if self._losses is None:
+            self._losses = Losses(self._identity.id)
+        return self._losses
 
     def _origin_of(self, identity: _Identity) -> orjson.Fragment:
         """The entry's ``origin``, encoded once a thread."""
@@ -414,12 +449,30 @@ def _no_space(free: int) -> OSError:
     return OSError(errno.ENOSPC, f"low space: {free} bytes free, less than low_space_stop")
 
 
+def _without_frames(error: OSError) -> OSError:
+    # Its traceback would keep the frames that have a pen in hand, in a cycle with themselves:
+    # `close` would take them for threads that write.
+    return error.with_traceback(None)
+
+
+def _references(pen: object) -> int:
+    return sys.getrefcount(pen)
+
+
+def _references_when_alone() -> int:
+    alone = object()
+    return _references(alone)
+
+
+_ALONE: Final = _references_when_alone()
+"""What `_references` gives for an object that only a variable of its caller holds."""
+
+
 def _wait_until_unused(pen: _Pen) -> bool:
     """Wait until no other thread has the pen in hand; its references tell."""
     deadline = monotonic() + _GOODBYE_SECONDS
-    # Our caller's variable, our parameter, and getrefcount's own.
-    alone = 3
-    while sys.getrefcount(pen) > alone:
+    # Beside our own parameter there is our caller's variable.
+    while _references(pen) > _ALONE + 1:
         if monotonic() > deadline:
             return False
         time.sleep(0.001)

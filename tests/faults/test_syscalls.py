@@ -15,11 +15,6 @@ from tests.faults import strace
 from tests.faults.aftermath import check_recovered
 from tests.faults.ledger import LEFT_BY_CRASH, Ledger
 
-pytestmark = pytest.mark.skipif(
-    os.environ.get("FAULTS_SYSCALLS") != "1",
-    reason="open work: not every single fault is survived as promised yet; FAULTS_SYSCALLS=1",
-)
-
 ALL = os.environ.get("FAULTS_ALL") == "1"
 """Every fault at every occurrence of every system call, not a sample: ``FAULTS_ALL=1``."""
 RUNS_A_TEST = 45

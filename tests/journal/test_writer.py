@@ -16,6 +16,7 @@ import pytest
 
 from klaviyo_audit.journal import locks
 from klaviyo_audit.journal.format import checksum_holds
+from klaviyo_audit.journal.recovery import dead_writers, recover
 from klaviyo_audit.journal.writer import JournalWriter
 
 
@@ -461,3 +462,78 @@ def test_a_life_lock_is_never_seen_unlocked_while_its_owner_lives(tmp_path):
         number += 1
     assert os.waitpid(watcher, 0)[1] == 0
     assert number > 100
+
+
+def test_what_was_lost_does_not_keep_the_goodbye_away(writer, size_limit):
+    writer.append(entry("before"))
+    size_limit(writer.path.stat().st_size + 100)
+    error = writer.append(entry("lost"))
+    size_limit(resource.RLIM_INFINITY)
+    writer.close()
+    assert isinstance(error, OSError)  # kept by a program that logs it, say
+    last = json.loads(writer.path.read_bytes().splitlines()[-1])
+    assert last["action"] == "journal.close"
+
+
+def test_closing_tells_at_last_what_was_lost(make, size_limit):
+    writer = make()
+    size_limit(0)
+    writer.append(entry("lost"))
+    size_limit(resource.RLIM_INFINITY)
+    writer.close()
+    lines = [json.loads(line) for line in writer.path.read_bytes().splitlines()]
+    assert [line["action"] for line in lines] == ["journal.open", "journal.gap", "journal.close"]
+    assert lines[1]["metadata"]["operations"] == {"lost": 1}
+
+
+CLOSED_WHILE_A_THREAD_IS_IN_A_LINE = """
+import sys, threading, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from klaviyo_audit.journal.writer import JournalWriter
+from tests.journal.test_writer import entry
+
+class Slow(threading.Thread):
+    @property
+    def name(self):
+        inside.set()
+        threading.Event().wait()
+
+    @name.setter
+    def name(self, value):
+        pass
+
+inside = threading.Event()
+writer = JournalWriter(
+    Path(sys.argv[1]), user_id="u", origin={}, opening={}, on_loss=lambda error: None
+)
+writer.append(entry("before"))
+Slow(target=writer.append, args=(entry("never"),), daemon=True).start()
+inside.wait()
+print(writer.id, flush=True)
+writer.close()
+print("closed", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_closing_while_a_thread_hangs_in_a_line(make, tmp_path):
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", CLOSED_WHILE_A_THREAD_IS_IN_A_LINE, tmp_path / "trail", root]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
+        writer = program.stdout.readline().decode().strip()
+        began = time.monotonic()
+        assert program.stdout.readline() == b"closed\n"
+        assert time.monotonic() - began < 5
+        lock = tmp_path / "trail" / "writers" / writer
+        assert locks.is_locked(lock), "a writer that may still write does not look dead"
+        program.stdin.close()
+        program.wait(10)
+    assert dead_writers(tmp_path / "trail", []) == [writer]
+    later = make()
+    recover(later, [later.id])
+    later.close()
+    lines = [json.loads(line) for line in later.path.read_bytes().splitlines()]
+    told = [line["metadata"] for line in lines if line["action"] == "journal.recover"]
+    assert [(facts["writer"], facts["last"]) for facts in told] == [(writer, 1)]
+    assert not lock.exists()
