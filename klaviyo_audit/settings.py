@@ -13,7 +13,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import ByteSize, Field, PrivateAttr, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ByteSize,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -23,6 +31,7 @@ from pydantic_settings import (
 
 from klaviyo_audit.errors import ConfigurationError
 from klaviyo_audit.settings_messages import refusal
+from klaviyo_audit.settings_shipping import ShippingSettings
 from klaviyo_audit.settings_sources import (
     ENV_PREFIX,
     FILE_NAME,
@@ -49,6 +58,7 @@ from klaviyo_audit.settings_types import (
     duration_text,
     size_text,
 )
+from klaviyo_audit.sinks.filters import Filter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -79,13 +89,8 @@ def _host_name() -> str | None:
     return name if name and name.isprintable() else None
 
 
-class Settings(BaseSettings):
-    """The settings in force. Frozen; made by `load`.
-
-    Times are seconds and sizes bytes, whatever unit they were given in, but for `retain_days`.
-    """
-
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", case_sensitive=True)
+class _JournalSettings(BaseModel):
+    """The part of the settings that is about recording."""
 
     dir: Folder = Field(
         Path("klaviyo-audit"),
@@ -169,6 +174,15 @@ class Settings(BaseSettings):
         ByteSize(64 * 2**10),
         description="Space held back so that the last lines still fit on a full disk.",
     )
+
+
+class Settings(ShippingSettings, _JournalSettings, BaseSettings):
+    """The settings in force. Frozen; made by `load`.
+
+    Times are seconds and sizes bytes, whatever unit they were given in, but for `retain_days`.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", case_sensitive=True)
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
 
@@ -278,9 +292,9 @@ def _check_watermarks(settings: Settings) -> None:
 
 
 def _default_words(spec: FieldInfo) -> str:
-    if spec.default_factory is not None:
+    if spec.default_factory is _host_name:
         return "the machine's name"
-    default = spec.default
+    default = None if spec.default_factory else spec.default
     if default is None or default == ():
         return "not set"
     if isinstance(default, ByteSize):
@@ -295,6 +309,10 @@ def _plain(value: Any) -> Any:
         return MASK
     if isinstance(value, Path):
         return os.fsencode(value).decode(errors="backslashreplace")
-    if isinstance(value, tuple):
-        return list(value)
+    if isinstance(value, (tuple, frozenset)):
+        return sorted(value) if isinstance(value, frozenset) else list(value)
+    if isinstance(value, dict):
+        return {name: _plain(member) for name, member in sorted(value.items())}
+    if isinstance(value, Filter):
+        return {name: _plain(words) for name, words in value.parts().items()}
     return int(value) if isinstance(value, ByteSize) else value

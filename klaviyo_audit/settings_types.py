@@ -28,13 +28,13 @@ _SIZE = re.compile(r"\s*\d{1,19}(\.\d{1,9})?\s*([kmgtp]i?)?b?\s*", re.IGNORECASE
 _SIZE_UNITS = (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)?\s*", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-_SINK_NAME = re.compile(r"[a-z][a-z0-9_-]*")
+SINK_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _CONTROL = re.compile(r"[\0-\x1f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
-class _Words:
+class Words:
     """What a setting may be, for messages and for the reference page."""
 
     text: str
@@ -80,7 +80,7 @@ def _sink_names(value: Any) -> Any:
     if isinstance(value, str):
         names = [name.strip() for name in value.split(",")] if value.strip() else []
     if not isinstance(names, (list, tuple)) or not all(
-        isinstance(name, str) and _SINK_NAME.fullmatch(name) for name in names
+        isinstance(name, str) and SINK_NAME.fullmatch(name) for name in names
     ):
         raise ValueError("no sink names")
     if len(set(names)) < len(names):
@@ -105,40 +105,40 @@ _name = StringConstraints(strip_whitespace=True, pattern=r"^[^\s\p{Cc}+]+$")
 _size_words = "bytes, or a number with a unit: KB, MB, GB, TB, KiB, MiB, GiB or TiB"
 _finite = Field(gt=0, allow_inf_nan=False)
 
-Folder = Annotated[Path, BeforeValidator(_folder), _Words("a path; `~` is the home folder")]
+Folder = Annotated[Path, BeforeValidator(_folder), Words("a path; `~` is the home folder")]
 Sinks = Annotated[
     tuple[str, ...],
     BeforeValidator(_sink_names),
-    _Words("sink names (small letters, digits, `-`, `_`), separated by commas, each once"),
+    Words("sink names (small letters, digits, `-`, `_`), separated by commas, each once"),
 ]
-Text = Annotated[Annotated[str, _line] | None, _Words("one line of text, not empty")]
+Text = Annotated[Annotated[str, _line] | None, Words("one line of text, not empty")]
 Origin = Annotated[
-    Annotated[str, _name] | None, _Words("a name without spaces and `+`, best a URL less scheme")
+    Annotated[str, _name] | None, Words("a name without spaces and `+`, best a URL less scheme")
 ]
 Secret = Annotated[
     Annotated[SecretStr, Field(min_length=16), AfterValidator(_encodable)] | None,
-    _Words("a secret of 16 or more characters", secret=True),
+    Words("a secret of 16 or more characters", secret=True),
 ]
 Size = Annotated[
-    ByteSize, Field(gt=0, le=_MOST), BeforeValidator(_size), _Words(f"{_size_words}; above 0")
+    ByteSize, Field(gt=0, le=_MOST), BeforeValidator(_size), Words(f"{_size_words}; above 0")
 ]
 SizeOrOff = Annotated[
-    ByteSize, Field(ge=0, le=_MOST), BeforeValidator(_size), _Words(f"{_size_words}; 0 is off")
+    ByteSize, Field(ge=0, le=_MOST), BeforeValidator(_size), Words(f"{_size_words}; 0 is off")
 ]
-SizeOrNone = Annotated[Size | None, _Words(f"{_size_words}; above 0")]
+SizeOrNone = Annotated[Size | None, Words(f"{_size_words}; above 0")]
 Duration = Annotated[
     float,
     _finite,
     Field(le=_CENTURY * 86400),
     BeforeValidator(_duration),
-    _Words("seconds, or a number with a unit: ms, s, m, h, d or w; above 0, at most 100 years"),
+    Words("seconds, or a number with a unit: ms, s, m, h, d or w; above 0, at most 100 years"),
 ]
 Count = Annotated[
-    int, Field(gt=0, le=_MOST), BeforeValidator(_not_bool), _Words("a whole number above 0")
+    int, Field(gt=0, le=_MOST), BeforeValidator(_not_bool), Words("a whole number above 0")
 ]
 DaysOrNone = Annotated[
     Annotated[float, _finite, Field(le=_CENTURY), BeforeValidator(_not_bool)] | None,
-    _Words("days, above 0, at most 100 years; parts of a day are allowed"),
+    Words("days, above 0, at most 100 years; parts of a day are allowed"),
 ]
 
 
@@ -159,8 +159,8 @@ def allowed(spec: FieldInfo) -> str:
     return _words(spec).text
 
 
-def _words(spec: FieldInfo) -> _Words:
-    return next((item for item in spec.metadata if isinstance(item, _Words)), _Words(""))
+def _words(spec: FieldInfo) -> Words:
+    return next((item for item in spec.metadata if isinstance(item, Words)), Words(""))
 
 
 def size_text(size: int) -> str:
@@ -173,5 +173,6 @@ def size_text(size: int) -> str:
 
 def duration_text(seconds: float) -> str:
     """A time in seconds as `Duration` reads it, in the largest unit that needs no fraction."""
-    unit = max((u for u in _SECONDS if seconds % _SECONDS[u] == 0), key=lambda u: _SECONDS[u])
+    whole = (u for u in _SECONDS if round(seconds * 1000) % round(_SECONDS[u] * 1000) == 0)
+    unit = max(whole, key=lambda u: _SECONDS[u])
     return f"{seconds / _SECONDS[unit]:g}{unit}"

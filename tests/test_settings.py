@@ -28,6 +28,7 @@ from klaviyo_audit.settings import (
     load,
     reference_table,
 )
+from klaviyo_audit.sinks.filters import Filter
 
 PAGE = Path(__file__).parent.parent / "docs" / "settings.md"
 NAMES = tuple(Settings.model_fields)
@@ -61,6 +62,21 @@ SAMPLES = {
     "low_space_warn": ('"2GB"', "3GiB", 4_000_000_000),
     "low_space_stop": ('"2MB"', "3MiB", 4_000_000),
     "reserve_bytes": ('"2KB"', "3KiB", 4_000),
+    "ship": ('"off"', "background", "off"),
+    "ship_batch_entries": ("2", "3", 4),
+    "ship_batch_bytes": ('"2KB"', "3KiB", 4_000),
+    "ship_batch_age": ("2", "3m", 4.0),
+    "ship_deadline": ("2", "3m", 4.0),
+    "ship_retry_most": ("2", "3m", 4.0),
+    "ship_exit_wait": ("3", "3m", 4.0),
+    "sink_filters": (
+        '{a = {results = ["failure"]}}',
+        '{"b": {"actions": ["x.*"], "phases": ["gap"]}}',
+        {"c": Filter(risks=frozenset({"high"}))},
+    ),
+    "queue_entries": ("2", "3", 4),
+    "queue_overflow": ('"drop_oldest"', "block", "drop_newest"),
+    "queue_block": ("2", "3ms", 4.0),
 }
 READ_AS = {
     "dir": (Path("/a"), Path("/b")),
@@ -74,6 +90,18 @@ READ_AS = {
     "low_space_warn": (2_000_000_000, 3 * 2**30),
     "low_space_stop": (2_000_000, 3 * 2**20),
     "reserve_bytes": (2_000, 3 * 2**10),
+    "ship_batch_entries": (2, 3),
+    "ship_batch_bytes": (2_000, 3 * 2**10),
+    "ship_batch_age": (2.0, 180.0),
+    "ship_deadline": (2.0, 180.0),
+    "ship_retry_most": (2.0, 180.0),
+    "ship_exit_wait": (3.0, 180.0),
+    "sink_filters": (
+        {"a": Filter(results=frozenset({"failure"}))},
+        {"b": Filter(actions=("x.*",), phases=frozenset({"gap"}))},
+    ),
+    "queue_entries": (2, 3),
+    "queue_block": (2.0, 0.003),
 }
 
 
@@ -363,10 +391,7 @@ def test_name_in_another_case_is_unknown():
 
 def test_message_for_a_name_like_none_of_them():
     assert refusal(zzz=1) == (
-        "zzz is not a setting (from code); the settings are capture, compress, dir, durability, "
-        "environment, host, intents, low_space_stop, low_space_warn, on_failure, origin, "
-        "pseudonym_key, public_key, reserve_bytes, retain_bytes, retain_days, rotate_age, "
-        "rotate_bytes, seal, seal_interval, seal_lines, service, signing_key, sinks, user_id"
+        "zzz is not a setting (from code); the settings are " + ", ".join(sorted(NAMES))
     )
 
 
@@ -481,6 +506,16 @@ def test_empty_sinks_mean_none(folder, monkeypatch):
         ("sinks", ["a", 1]),
         ("sinks", [["a"]]),
         ("sinks", 3),
+        ("sink_filters", "no json"),
+        ("sink_filters", "[]"),
+        ("sink_filters", {"A": {"results": ["failure"]}}),
+        ("sink_filters", {"a": {}}),
+        ("sink_filters", {"a": {"results": []}}),
+        ("sink_filters", {"a": {"results": ["failed"]}}),
+        ("sink_filters", {"a": {"result": ["failure"]}}),
+        ("sink_filters", {"a": {"actions": [""]}}),
+        ("sink_filters", {"a": {"actions": [1]}}),
+        ("sink_filters", {"a": ["failure"]}),
         ("capture", None.__class__),
         ("durability", "FSYNC"),
         ("pseudonym_key", "fifteen chars.."),

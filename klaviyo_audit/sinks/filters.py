@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,11 @@ class Filter:
     actions: tuple[str, ...] | None = None
     """Patterns with ``*``, ``?`` and ``[...]``, for the whole action."""
     phases: frozenset[str] | None = None
+
+    def parts(self) -> dict[str, frozenset[str] | tuple[str, ...]]:
+        """What was given, by name."""
+        found = {spec.name: getattr(self, spec.name) for spec in fields(self)}
+        return {name: words for name, words in found.items() if words is not None}
 
     @property
     def is_open(self) -> bool:
