@@ -27,6 +27,7 @@ ROWS = {
     "threads": "threads",
     "import": "imports",
     "processes": "processes",
+    "sealing": "sealing",
 }
 """The rows in the order they are run, and each one's module."""
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # Of the right form, and no key of anybody.
-_KEY = "pk_" + "0" * 34
+KEY = "pk_" + "0" * 34
 
 
 def profile_ids() -> Callable[[], str]:
@@ -71,8 +71,8 @@ def subject(journal: Path, url: str) -> Iterator[Subject]:
     with Auditor(
         journal=journal, service="benchmarks", environment="benchmarks", seal="off"
     ) as auditor:
-        audited = auditor.audit(KlaviyoAPI(_KEY, test_host=url))
-        yield Subject(KlaviyoAPI(_KEY, test_host=url), audited, auditor)
+        audited = auditor.audit(KlaviyoAPI(KEY, test_host=url))
+        yield Subject(KlaviyoAPI(KEY, test_host=url), audited, auditor)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,8 @@ LINES: Final = 256
 _BATCHES: Final = 16
 _RUN_WHEN_BEHIND: Final = 4
 _EARLY_WAIT: Final = 4
+_LOOK_SECONDS: Final = 0.25
+_LOOKS_AN_INTERVAL: Final = 4
 
 
 class Pace:
@@ -30,6 +32,7 @@ class Pace:
         self._pause = pause
         self._interval = interval
         self._lines = lines
+        self._look = min(_LOOK_SECONDS, interval / _LOOKS_AN_INTERVAL)
         self._since: float | None = None
         self._early_at = 0.0
         self._is_behind = False
@@ -46,6 +49,16 @@ class Pace:
         self._is_behind = True
         return True
 
+    def rest(self) -> float:
+        """How long nothing has to be done, when there was nothing to read (seconds).
+
+        Each look makes the program's threads give the interpreter away several times.
+        """
+        if self._since is None:
+            return self._look
+        due = self._since + self._interval - self._look
+        return max(0.0, min(self._look, due - monotonic()))
+
     def sign_if_due(self, log: TreeLog) -> None:
         """Make a checkpoint when it is time for one.
 
@@ -58,7 +71,8 @@ class Pace:
             return
         if self._since is None:
             self._since = now
-        late = now - self._since >= self._interval
+        # A line that was seen now can have come at any time since the last look.
+        late = now - self._since >= self._interval - self._look
         if late or (log.unsealed >= self._lines and now >= self._early_at):
             log.checkpoint()
             self._since = None

@@ -28,9 +28,8 @@ if TYPE_CHECKING:
     from klaviyo_audit.journal.retention import Announce
 
 _PAUSE_SECONDS: Final = 0.0005
-_LOOK_SECONDS: Final = 0.1
+_LOOK_SECONDS: Final = 0.2
 _SAVE_SECONDS: Final = 10.0
-_WAIT_SECONDS: Final = 0.1
 _WAIT_FOR_LEASE_SECONDS: Final = 0.5
 _LONGEST_WAIT_SECONDS: Final = 30.0
 _CLOSE_SECONDS: Final = 5.0
@@ -195,7 +194,7 @@ class Sealer:
             if self.is_sealing:
                 self._told = ""
             if not busy:
-                stop.wait(_WAIT_SECONDS if self.is_sealing else _WAIT_FOR_LEASE_SECONDS)
+                stop.wait(self._pace.rest() if self.is_sealing else _WAIT_FOR_LEASE_SECONDS)
         self.close()
 
     def close(self, timeout: float = _CLOSE_SECONDS) -> None:

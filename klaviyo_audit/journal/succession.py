@@ -72,15 +72,17 @@ class Succession:
         log, live = self._log, self._log.walk.live
         if live is None:
             return
-        if identity_of(self._path(live.file)) != live.identity:
-            raise refusals.replaced(log.directory, live.file)
-        if self._path(live.file).name == JOURNAL_NAME:
+        # The usual case first: each system call here lets the program have the interpreter, and
+        # makes it give it back.
+        if identity_of(log.directory / JOURNAL_NAME) == live.identity:
             if not self._is_due(live):
                 return
             set_aside(log.lease, log.directory, live.file, live.identity)
-        else:
+        elif identity_of(self._path(live.file)) == live.identity:
             # By a look that got no further, or by somebody who put it right by hand.
             finish_interrupted(log.lease, log.directory)
+        else:
+            raise refusals.replaced(log.directory, live.file)
         log.walk.set_aside()
         self._rotated_at = monotonic()
 
