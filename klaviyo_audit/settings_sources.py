@@ -29,7 +29,6 @@ PROJECT_FILE_NAME = "pyproject.toml"
 
 OTHER_VARIABLES: Mapping[str, str] = MappingProxyType(
     {
-        "KLAVIYO_AUDIT_KLAVIYO_KEY": "reserved for the key the Klaviyo sink will use",
         "KLAVIYO_AUDIT_LIVE": "the demo reads a real account",
         "KLAVIYO_AUDIT_RUN": "set by `klaviyo-audit run` for the processes it starts",
         "KLAVIYO_AUDIT_REQUIRE_PEERS": "a test whose peer is missing fails",

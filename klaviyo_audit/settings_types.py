@@ -119,6 +119,18 @@ Secret = Annotated[
     Annotated[SecretStr, Field(min_length=16), AfterValidator(_encodable)] | None,
     Words("a secret of 16 or more characters", secret=True),
 ]
+MetricName = Annotated[
+    Annotated[str, _line, Field(max_length=127)],
+    Words("one line of text, not empty, shorter than 128 characters"),
+]
+Percent = Annotated[
+    int, Field(ge=1, le=100), BeforeValidator(_not_bool), Words("a whole number from 1 to 100")
+]
+WebHost = Annotated[
+    Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^https?://[^\s/?#@]+$")]
+    | None,
+    Words("`https://` or `http://` with a host and no path"),
+]
 Size = Annotated[
     ByteSize, Field(gt=0, le=_MOST), BeforeValidator(_size), Words(f"{_size_words}; above 0")
 ]

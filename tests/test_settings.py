@@ -77,6 +77,11 @@ SAMPLES = {
     "queue_entries": ("2", "3", 4),
     "queue_overflow": ('"drop_oldest"', "block", "drop_newest"),
     "queue_block": ("2", "3ms", 4.0),
+    "klaviyo_key": ('"file file file file"', "env env env env env", "code code code code"),
+    "klaviyo_metric": ('"In file"', "In env", "In code"),
+    "klaviyo_profile": ('"file"', "id:01H", "code"),
+    "klaviyo_share": ("2", "3", 4),
+    "klaviyo_host": ('"https://file.example"', "http://127.0.0.1:8080", "https://code.example"),
 }
 READ_AS = {
     "dir": (Path("/a"), Path("/b")),
@@ -102,6 +107,7 @@ READ_AS = {
     ),
     "queue_entries": (2, 3),
     "queue_block": (2.0, 0.003),
+    "klaviyo_share": (2, 3),
 }
 
 
