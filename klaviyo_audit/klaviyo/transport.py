@@ -149,7 +149,7 @@ def _never_left(error: BaseException) -> bool:
     from urllib3 import exceptions
 
     if isinstance(error, ApiException):
-        return error.status == 0  # what the SDK makes of a failed TLS handshake
+        return bool(error.status == 0)  # what the SDK makes of a failed TLS handshake
     reason = getattr(error, "reason", None)
     cause = reason if isinstance(error, exceptions.MaxRetryError) else error
     if isinstance(cause, exceptions.ProxyError):

@@ -6,29 +6,17 @@ repeated ``unique_id`` fails a whole bulk job and is harmless in a single one.
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import os
 import threading
 from datetime import UTC, datetime
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from klaviyo_audit.context import suppress_audit
 from klaviyo_audit.entry import AuditEntry
-from klaviyo_audit.errors import ConfigurationError
-from klaviyo_audit.klaviyo.transport import (
-    PROGRAM_KEY,
-    NoReply,
-    NotSent,
-    Reply,
-    Transport,
-    client_with,
-    program_key,
-)
+from klaviyo_audit.klaviyo.transport import NoReply, NotSent, Reply
 from klaviyo_audit.sinks.base import Rejected, Retry
-from klaviyo_audit.sinks.klaviyo_budget import BULK, SINGLE, Budget
 from klaviyo_audit.sinks.klaviyo_events import (
-    REVISION,
     bulk,
     checkpoint_event,
     event_of,
@@ -39,39 +27,31 @@ from klaviyo_audit.sinks.klaviyo_events import (
 from klaviyo_audit.sinks.klaviyo_limits import MAX_EVENTS, MAX_REQUEST, wire_size
 from klaviyo_audit.sinks.klaviyo_readback import Confirmation, Readback
 from klaviyo_audit.sinks.klaviyo_sent import SentNote
+from klaviyo_audit.sinks.klaviyo_track import (
+    ACCEPTED,
+    BULK_PATH,
+    NOT_PROCESSED,
+    REFUSED,
+    SINGLE_PATH,
+    TrackApi,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from klaviyo_audit.settings import Settings
+    from klaviyo_audit.sinks.klaviyo_sent import Marks
 
 __all__ = ["CHECKPOINT_SERVICE", "Confirmation", "KlaviyoSink"]
 
 CHECKPOINT_SERVICE: Final = "checkpoints"
 """Stands for the service in the external id of the profile that has the journal's checkpoints."""
 
-_SINGLE_PATH: Final = "/api/events"
-_BULK_PATH: Final = "/api/event-bulk-create-jobs"
-_TIMEOUT: Final = (5.0, 15.0)
-"""Seconds to connect, and seconds without a byte of the answer."""
-_TURN_SECONDS: Final = 8.0
-"""One `deliver` begins no further request after this time; the shipper has a deadline for it."""
 _FEW: Final = 5
 """So few new entries go as single events, which leaves the jobs of the account to others."""
 _ENVELOPE: Final = 1_000
 """Bytes of a bulk job around its events, and again of each profile in it, at most."""
-_ACCEPTED: Final = 202
-_UNAUTHORIZED: Final = 401
-_FORBIDDEN: Final = 403
-_GONE: Final = 410
-_THROTTLED: Final = 429
-_REFUSALS: Final = (400, 409, 413, 422)
-"""Klaviyo has read the request and did nothing: something in it is not acceptable."""
-
-_log = logging.getLogger("klaviyo_audit")
-
-_Event = tuple[AuditEntry, dict[str, Any]]
+_MAX_WHYS: Final = 3
 
 
 class KlaviyoSink:
@@ -102,32 +82,19 @@ class KlaviyoSink:
 
             settings = load()
         self._settings = settings
-        self._client = client
-        self._own_client = client is None
-        if self._own_client:
-            self._key_of_sink()
-        pseudonyms = settings.pseudonym_key
-        self._pseudonym_key = None if pseudonyms is None else pseudonyms.get_secret_value()
-        self._folder: Path | None = (
-            settings.dir.absolute() / "sinks" / self.name if durable else None
-        )
-        self._note = SentNote(None if self._folder is None else self._folder / "sent.json")
-        self._budgets = {
-            _SINGLE_PATH: Budget(SINGLE, settings.klaviyo_share),
-            _BULK_PATH: Budget(BULK, settings.klaviyo_share),
-        }
-        # What Klaviyo has taken (None) or refused (why) of a batch that has not been acknowledged
-        # as a whole, by unique id.
+        self._api = TrackApi(settings, client)
+        secret = settings.pseudonym_key
+        self._pseudonym_key = None if secret is None else secret.get_secret_value()
+        self._folder = settings.dir.absolute() / "sinks" / self.name
+        self._note = SentNote(self._folder / "sent.json" if durable else None)
+        # What Klaviyo has taken (None) or refused (why) of a batch that it has not taken whole,
+        # by unique id.
         self._settled: dict[str, str | None] = {}
         self.acknowledgement: dict[str, object] = {}
-        self._start()
-
-    def _start(self) -> None:
+        self._counts: dict[str, int] = {}
+        self._request_id: str | None = None
         self._pid = os.getpid()
-        self._transport: Transport | None = None
-        self._turn = threading.Lock()
-        self._closing = threading.Event()
-        self._turn_ends = 0.0
+        self._lock = threading.Lock()
 
     def deliver(self, entries: Sequence[AuditEntry]) -> None:
         """Record the entries as events; returning means that Klaviyo has accepted each (202).
@@ -140,16 +107,16 @@ class KlaviyoSink:
         wanted: dict[str, AuditEntry] = {}
         for entry in entries:
             wanted.setdefault(unique_id(entry), entry)
-        with suppress_audit(), _Turn(self):
-            self._counted: dict[str, int] = {"events": 0, "bulk_jobs": 0, "single_events": 0}
+        with self._turn():
             self._send(wanted)
-            self.acknowledgement = {**self._counted, "request_id": self._request_id}
+            self.acknowledgement = {**self._counts, "request_id": self._request_id}
             refused = {
                 unique: why for unique in wanted if (why := self._settled.get(unique)) is not None
             }
             self._settled.clear()
+            self._counts = {}
         if refused:
-            whys = "; ".join(sorted(set(refused.values()))[:3])
+            whys = "; ".join(sorted(set(refused.values()))[:_MAX_WHYS])
             raise Rejected([wanted[unique] for unique in refused], f"Klaviyo refuses it: {whys}")
 
     def deliver_checkpoints(self, notes: Sequence[bytes]) -> None:
@@ -160,12 +127,10 @@ class KlaviyoSink:
             ConfigurationError: As for `deliver`.
         """
         profile = self._profile(CHECKPOINT_SERVICE)
-        with suppress_audit(), _Turn(self):
+        with self._turn():
             for note in notes:
                 event = checkpoint_event(note, self._settings.klaviyo_metric)
-                unique = event["attributes"]["unique_id"]
-                if unique not in self._settled:
-                    self._settled[unique] = self._send_single(event, profile)
+                self._settle(event["attributes"]["unique_id"], event, profile)
             self._settled.clear()
 
     def track(self, event: str, entry: AuditEntry | Mapping[str, Any]) -> None:
@@ -183,8 +148,8 @@ class KlaviyoSink:
         if not isinstance(entry, AuditEntry):
             entry = AuditEntry.from_dict(dict(entry))
         metric = self._settings.klaviyo_metric if event == "audit" else event
-        with suppress_audit(), _Turn(self):
-            body = event_of(entry, metric, self._pseudonym_key, datetime.now(UTC))
+        body = event_of(entry, metric, self._pseudonym_key, datetime.now(UTC))
+        with self._turn():
             refused = self._send_single(body, self._profile_of(entry))
         if refused is not None:
             raise Rejected([entry], f"Klaviyo refuses it: {refused}")
@@ -211,22 +176,41 @@ class KlaviyoSink:
             ConfigurationError: As for `confirm`.
         """
         with suppress_audit():
-            yield from self._readback().checkpoints(self._profile(CHECKPOINT_SERVICE))
+            found = list(self._readback().checkpoints(self._profile(CHECKPOINT_SERVICE)))
+        yield from found
 
     def close(self) -> None:
         """Begin no further request."""
-        self._closing.set()
+        self._api.close()
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """One delivery at a time: one that overran its deadline may still be at it."""
+        if os.getpid() != self._pid:
+            # A forked child has neither the thread that held the lock nor its own connections.
+            self._pid = os.getpid()
+            self._lock = threading.Lock()
+            self._api.renew()
+        if not self._lock.acquire(timeout=1.0):
+            raise Retry(why="an earlier delivery that overran its deadline is still under way")
+        try:
+            self._api.begin_turn()
+            with suppress_audit():
+                yield
+        finally:
+            self._lock.release()
 
     def _readback(self) -> Readback:
-        return Readback(self._connection(), self._profile_of, self._whose_key())
+        return Readback(self._api.transport(), self._profile_of, self._api.whose_key())
 
     def _profile(self, service: str | None) -> dict[str, Any]:
         return profile_of(service, self._settings.klaviyo_profile)
 
     def _profile_of(self, entry: AuditEntry) -> dict[str, Any]:
-        return self._profile(entry.origin.service if entry.origin is not None else None)
+        return self._profile(_service(entry))
 
-    # Sending
+    def _event(self, entry: AuditEntry, now: datetime) -> dict[str, Any]:
+        return event_of(entry, self._settings.klaviyo_metric, self._pseudonym_key, now)
 
     def _send(self, wanted: dict[str, AuditEntry]) -> None:
         try:
@@ -234,212 +218,110 @@ class KlaviyoSink:
         except OSError as error:
             raise Retry(why=f"the note of what was sent cannot be read: {error}") from error
         now = datetime.now(UTC)
-        new: list[_Event] = []
+        new: dict[str, _Event] = {}
         for unique, entry in wanted.items():
             if unique in self._settled:
                 continue
+            event = self._event(entry, now)
             if self._note.has(entry):
-                self._settle_single(unique, entry, self._event(entry, now))
+                self._settle(unique, event, self._profile_of(entry))
             else:
-                new.append((entry, self._event(entry, now)))
-        if len(new) <= _FEW:
+                new[unique] = (entry, event)
+        if len(new) > _FEW:
+            for job in _jobs(new):
+                self._send_bulk(job)
+        elif new:
+            self._api.ready(SINGLE_PATH)
             self._remember(new)
-            for entry, event in new:
-                self._settle_single(unique_id(entry), entry, event)
-            return
-        for job in _jobs(new):
-            self._send_bulk(job)
+            self._settle_all(new)
 
-    def _event(self, entry: AuditEntry, now: datetime) -> dict[str, Any]:
-        return event_of(entry, self._settings.klaviyo_metric, self._pseudonym_key, now)
+    def _settle_all(self, events: Mapping[str, _Event]) -> None:
+        for unique, (entry, event) in events.items():
+            self._settle(unique, event, self._profile_of(entry))
 
-    def _settle_single(self, unique: str, entry: AuditEntry, event: dict[str, Any]) -> None:
-        self._settled[unique] = self._send_single(event, self._profile_of(entry))
+    def _settle(self, unique: str, event: dict[str, Any], profile: dict[str, Any]) -> None:
+        if unique not in self._settled:
+            self._settled[unique] = self._send_single(event, profile)
 
     def _send_single(self, event: dict[str, Any], profile: dict[str, Any]) -> str | None:
         """Why Klaviyo refuses an event; None when it has accepted it."""
-        self._await(_SINGLE_PATH)
+        self._api.ready(SINGLE_PATH)
         try:
-            reply = self._post(_SINGLE_PATH, single(event, profile))
+            reply = self._api.post(SINGLE_PATH, single(event, profile))
         except (NotSent, NoReply) as error:
             raise Retry(why=f"no answer from Klaviyo ({error})") from None
-        if reply.status == _ACCEPTED:
+        if reply.status == ACCEPTED:
             self._count("single_events", 1, reply)
             return None
-        self._give_up(reply)
-        if reply.status in _REFUSALS:
+        self._api.stop_if_hopeless(reply)
+        if reply.status in REFUSED:
             return reply.why()
         raise Retry(reply.retry_after(), why=f"Klaviyo answered {reply.why()}")
 
-    def _send_bulk(self, job: list[_Event]) -> None:
-        self._await(_BULK_PATH)
+    def _send_bulk(self, job: dict[str, _Event]) -> None:
+        self._api.ready(BULK_PATH)
         before = self._remember(job)
-        by_profile: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
-        for entry, event in job:
-            service = entry.origin.service if entry.origin is not None else None
-            key = service or ""
-            if key not in by_profile:
-                by_profile[key] = (self._profile(service), [])
-            by_profile[key][1].append(event)
+        groups: dict[str | None, list[dict[str, Any]]] = {}
+        for entry, event in job.values():
+            groups.setdefault(_service(entry), []).append(event)
+        body = bulk((self._profile(service), events) for service, events in groups.items())
         try:
-            reply = self._post(_BULK_PATH, bulk(by_profile.values()))
+            reply = self._api.post(BULK_PATH, body)
         except NotSent as error:
             self._note.withdraw(before)
             raise Retry(why=f"no connection to Klaviyo ({error})") from None
         except NoReply as error:
             # It may have been processed: from here on these are single events.
             raise Retry(why=f"no answer from Klaviyo ({error})") from None
-        if reply.status == _ACCEPTED:
-            self._settled |= dict.fromkeys(unique_id(entry) for entry, _ in job)
+        if reply.status == ACCEPTED:
+            self._settled |= dict.fromkeys(job)
             self._count("bulk_jobs", len(job), reply)
             return
-        if reply.status in (_UNAUTHORIZED, _FORBIDDEN, _THROTTLED) and reply.errors():
+        if reply.status in NOT_PROCESSED and reply.errors():
             self._note.withdraw(before)
-        self._give_up(reply)
-        if reply.status in _REFUSALS:
+        self._api.stop_if_hopeless(reply)
+        if reply.status in REFUSED:
             # Something in it is refused, or was there before: one by one shows what.
-            for entry, event in job:
-                self._settle_single(unique_id(entry), entry, event)
+            self._settle_all(job)
             return
         raise Retry(reply.retry_after(), why=f"Klaviyo answered {reply.why()}")
 
     def _count(self, kind: str, events: int, reply: Reply) -> None:
-        self._counted["events"] = self._counted.get("events", 0) + events
-        self._counted[kind] = self._counted.get(kind, 0) + 1
+        self._counts["events"] = self._counts.get("events", 0) + events
+        self._counts[kind] = self._counts.get(kind, 0) + 1
         self._request_id = reply.headers.get("x-klaviyo-req-id")
 
-    def _remember(self, events: list[_Event]) -> Any:
+    def _remember(self, events: Mapping[str, _Event]) -> Marks:
         try:
-            return self._note.add(entry for entry, _ in events)
+            return self._note.add(entry for entry, _ in events.values())
         except OSError as error:
             raise Retry(
-                why=f"nothing is sent, because the note of what was sent cannot be written in "
+                why="nothing is sent, because the note of what was sent cannot be written in "
                 f"{self._folder}: {error.strerror}"
             ) from error
 
-    def _give_up(self, reply: Reply) -> None:
-        """Stop this sink where only a person can help."""
-        if reply.status == _THROTTLED:
-            return
-        pointers = " ".join(pointer for pointer, _ in reply.errors())
-        if reply.status == _UNAUTHORIZED or (reply.status == _FORBIDDEN and pointers):
-            raise ConfigurationError(
-                f"Klaviyo refuses the key of the sink klaviyo ({reply.why()}). It was given by "
-                f"{self._whose_key()}; make a private key with the scope events:write and give it "
-                "as klaviyo_key (KLAVIYO_AUDIT_KLAVIYO_KEY). Nothing is lost: delivery goes on "
-                "from where it stopped."
-            )
-        if reply.status == _GONE:
-            raise ConfigurationError(
-                f"Klaviyo no longer serves the API revision that is asked for ({reply.why()}): "
-                "update klaviyo-audit and klaviyo-api"
-            )
-        if reply.status in _REFUSALS:
-            for part, setting in (("metric", "klaviyo_metric"), ("profile", "klaviyo_profile")):
-                if f"/attributes/{part}" in pointers:
-                    raise ConfigurationError(
-                        f"Klaviyo refuses the {part} of the sink klaviyo ({reply.why()}); change "
-                        f"the setting {setting}"
-                    )
 
-    def _post(self, path: str, body: dict[str, Any]) -> Reply:
-        budget = self._budgets[path]
-        budget.spend()
-        reply = self._connection().send("POST", path, body=body, timeout=_TIMEOUT)
-        budget.learn(reply.headers)
-        if reply.status == _THROTTLED:
-            budget.block(reply.retry_after() or 1.0)
-        return reply
-
-    def _await(self, path: str) -> None:
-        """Wait for the budget, or have the shipper wait where that takes longer than this turn."""
-        pause = self._budgets[path].wait()
-        if monotonic() + pause > self._turn_ends:
-            raise Retry(
-                pause,
-                why="the rest follows: the sink's share of the rate limit is used up"
-                if pause
-                else "the rest follows in the next turn",
-            )
-        if self._closing.is_set() or (pause and self._closing.wait(pause)):
-            raise Retry(why="the sink is being closed")
-
-    # The connection
-
-    def _connection(self) -> Transport:
-        if self._transport is None:
-            if self._client is None:
-                key = self._key_of_sink()
-                if self._settings.klaviyo_key is None:
-                    _log.warning(
-                        "the sink klaviyo shares the program's key (%s): its calls count on that "
-                        "key and stop when it is taken away. Give it one of its own, with the "
-                        "scope events:write, as KLAVIYO_AUDIT_KLAVIYO_KEY.",
-                        PROGRAM_KEY,
-                    )
-                self._client = client_with(key, self._settings.klaviyo_host)
-            self._transport = Transport(self._client, least_revision=REVISION)
-        return self._transport
-
-    def _key_of_sink(self) -> str:
-        own = self._settings.klaviyo_key
-        key = program_key() if own is None else own.get_secret_value()
-        if key is None:
-            raise ConfigurationError(
-                "the sink klaviyo has no key: set klaviyo_key (KLAVIYO_AUDIT_KLAVIYO_KEY) to a "
-                "private key with the scope events:write"
-            )
-        return key
-
-    def _whose_key(self) -> str:
-        if not self._own_client:
-            return "the client that the program made"
-        if self._settings.klaviyo_key is None:
-            return f"environment variable {PROGRAM_KEY}"
-        return self._settings.sources["klaviyo_key"]
-
-    _counted: dict[str, int]
-    _request_id: str | None = None
+_Event = tuple[AuditEntry, dict[str, Any]]
 
 
-class _Turn:
-    """One delivery at a time; one that overran its deadline may still be at it."""
-
-    def __init__(self, sink: KlaviyoSink) -> None:
-        self._sink = sink
-
-    def __enter__(self) -> None:
-        sink = self._sink
-        if os.getpid() != sink._pid:
-            # A forked child has neither the thread that held the lock nor its own connections.
-            if sink._own_client:
-                sink._client = None
-            elif sink._transport is not None:
-                sink._transport.forget_connections()
-            sink._start()
-        if not sink._turn.acquire(timeout=1.0):
-            raise Retry(why="an earlier delivery that overran its deadline is still under way")
-        sink._counted = {}
-        sink._turn_ends = monotonic() + _TURN_SECONDS
-
-    def __exit__(self, *_: object) -> None:
-        self._sink._turn.release()
+def _service(entry: AuditEntry) -> str | None:
+    return entry.origin.service if entry.origin is not None else None
 
 
-def _jobs(events: list[_Event]) -> Iterator[list[_Event]]:
+def _jobs(events: Mapping[str, _Event]) -> Iterator[dict[str, _Event]]:
     """Events in portions that one bulk job may have."""
-    job: list[_Event] = []
-    size = _ENVELOPE
+    job: dict[str, _Event] = {}
     services: set[str | None] = set()
-    for entry, event in events:
-        service = entry.origin.service if entry.origin is not None else None
-        more = wire_size(event) + 2 + (_ENVELOPE if service not in services else 0)
-        if job and (len(job) == MAX_EVENTS or size + more > MAX_REQUEST):
+    size = _ENVELOPE
+    for unique, (entry, event) in events.items():
+        more = wire_size(event) + len(", ")
+        if job and (len(job) == MAX_EVENTS or size + more + _ENVELOPE > MAX_REQUEST):
             yield job
-            job, size, services = [], _ENVELOPE, set()
+            job, services, size = {}, set(), _ENVELOPE
+        if _service(entry) not in services:
+            services.add(_service(entry))
             more += _ENVELOPE
-        job.append((entry, event))
-        services.add(service)
+        job[unique] = (entry, event)
         size += more
     if job:
         yield job

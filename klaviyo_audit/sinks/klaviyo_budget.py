@@ -43,9 +43,7 @@ class Budget:
         clock: Seconds, monotonic.
     """
 
-    def __init__(
-        self, limit: Limit, percent: int, clock: Callable[[], float] = monotonic
-    ) -> None:
+    def __init__(self, limit: Limit, percent: int, clock: Callable[[], float] = monotonic) -> None:
         self._share = percent / 100
         self._burst = max(1, int(limit.burst * self._share))
         self._steady = max(1, int(limit.steady * self._share))

@@ -27,7 +27,6 @@ REVISION: Final = "2026-07-15"
 
 _WITHHELD: Final = "withheld"
 _ID: Final = re.compile(r"(?!eyJ)[A-Za-z0-9.:-]{1,64}\Z")
-_NUMBER_RANGES: Final = re.compile(r"[0-9,\s-]{1,200}\Z")
 _MAX_LIST: Final = 100
 _MAX_IDENTIFIER: Final = 255
 _EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
@@ -36,6 +35,12 @@ _AHEAD: Final = timedelta(days=364)
 # What of each part of an entry goes along, under its property's name. Everything here is written
 # by this package or by Klaviyo; what programs and persons write freely (reason, on_behalf_of, ip,
 # metadata, request, response, names of threads and hosts) is not on the list.
+_ENTRY: Final = {
+    "result": "result",
+    "duration_ms": "duration_ms",
+    "parent_id": "parent_id",
+    "sum": "sum",
+}
 _CALL: Final = {
     "group": "call_group",
     "operation": "call_operation",
@@ -83,9 +88,6 @@ def permitted(entry: AuditEntry, pseudonym_key: str | None) -> dict[str, Any]:
         entry: The entry, redacted as the journal has it.
         pseudonym_key: Setting ``pseudonym_key``.
     """
-    withheld = [name for name in _FREE if getattr(entry, name) is not None]
-    if entry.metadata:
-        withheld.append("metadata")
     kept: dict[str, Any] = {
         "id": _identifier(entry.id),
         "phase": str(entry.phase),
@@ -94,24 +96,7 @@ def permitted(entry: AuditEntry, pseudonym_key: str | None) -> dict[str, Any]:
         "writer": _identifier(entry.writer),
         "n": entry.n,
     }
-    if pseudonym_key is None:
-        withheld.append("user_id")
-    else:
-        kept["user"] = _pseudonym(entry.user_id, pseudonym_key)
-    if entry.result is not None:
-        kept["result"] = str(entry.result)
-    if entry.duration_ms is not None:
-        kept["duration_ms"] = entry.duration_ms
-    if entry.parent_id is not None:
-        kept["parent_id"] = _identifier(entry.parent_id)
-    if entry.sum is not None:
-        kept["sum"] = _identifier(entry.sum)
-    if entry.resource is not None:
-        # Of an operation it is a path, whose ids are Klaviyo's own. Of a function it is free text.
-        if entry.call is not None and entry.call.path is not None:
-            kept["resource"] = clean_path(entry.resource)
-        else:
-            withheld.append("resource")
+    _take(kept, entry, _ENTRY)
     for part, names in (
         (entry.call, _CALL),
         (entry.http, _HTTP),
@@ -122,18 +107,44 @@ def permitted(entry: AuditEntry, pseudonym_key: str | None) -> dict[str, Any]:
     ):
         if part is not None:
             _take(kept, part, names)
-    if entry.actor is not None:
-        withheld += [name for name in _FREE_OF_ACTOR if getattr(entry.actor, name) is not None]
-        if entry.actor.fallback:
-            kept["user_is_fallback"] = True
+    withheld = _withheld(entry)
+    if pseudonym_key is None:
+        withheld.append("user_id")
+    else:
+        kept["user"] = _pseudonym(entry.user_id, pseudonym_key)
+    if entry.actor is not None and entry.actor.fallback:
+        kept["user_is_fallback"] = True
+    if entry.resource is not None:
+        # Of an operation it is a path, whose ids are Klaviyo's own. Of a function it is free text.
+        if entry.call is not None and entry.call.path is not None:
+            kept["resource"] = clean_path(entry.resource)
+        else:
+            withheld.append("resource")
     if entry.phase is Phase.GAP:
-        for name in _GAP:
-            value = entry.metadata.get(name)
-            if isinstance(value, int) or (isinstance(value, str) and _ID.match(value)):
-                kept[f"gap_{name}"] = value
+        kept |= _gap(entry.metadata)
     if withheld:
         kept[_WITHHELD] = sorted(withheld)
     return kept
+
+
+def _withheld(entry: AuditEntry) -> list[str]:
+    """What the entry has of the members that never go."""
+    names = [name for name in _FREE if getattr(entry, name) is not None]
+    if entry.metadata:
+        names.append("metadata")
+    if entry.actor is not None:
+        names += [name for name in _FREE_OF_ACTOR if getattr(entry.actor, name) is not None]
+    return names
+
+
+def _gap(facts: dict[str, Any]) -> dict[str, Any]:
+    """How many entries were lost, and from when to when."""
+    found = {name: facts.get(name) for name in _GAP}
+    return {
+        f"gap_{name}": value
+        for name, value in found.items()
+        if isinstance(value, int) or (isinstance(value, str) and _ID.match(value))
+    }
 
 
 def _take(kept: dict[str, Any], part: Any, names: dict[str, str]) -> None:
@@ -142,7 +153,7 @@ def _take(kept: dict[str, Any], part: Any, names: dict[str, str]) -> None:
         if value is None:
             continue
         if isinstance(value, str):
-            kept[name] = value if _ID.match(value) else _clean(str(value))
+            kept[name] = str(value) if _ID.match(value) else _clean(str(value))
         elif isinstance(value, list):
             kept[name] = [_clean(str(one)) for one in value[:_MAX_LIST]]
             if len(value) > _MAX_LIST:

@@ -1,4 +1,4 @@
-"""Reading back from Klaviyo what the sink has recorded there. No other profile's events are read."""
+"""Reading back what the sink has recorded at Klaviyo. No other profile's events are read."""
 
 from __future__ import annotations
 

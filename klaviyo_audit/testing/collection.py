@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import operator
 import re
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -21,8 +23,16 @@ if TYPE_CHECKING:
 BASE_URL = "https://a.klaviyo.com"
 _CONDITION = re.compile(
     r'(?:equals\((?P<one>[\w.]+),(?P<value>"(?:[^"\\]|\\.)*")\)'
-    r"|any\((?P<any>[\w.]+),(?P<values>\[[^\]]*\])\))(?:,|$)"
+    r"|any\((?P<any>[\w.]+),(?P<values>\[[^\]]*\])\)"
+    r"|(?P<order>greater-or-equal|greater-than|less-or-equal|less-than)"
+    r"\((?P<time>datetime|timestamp),(?P<than>[\w.:+-]+)\))(?:,|$)"
 )
+_ORDERS = {
+    "greater-or-equal": operator.ge,
+    "greater-than": operator.gt,
+    "less-or-equal": operator.le,
+    "less-than": operator.lt,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +46,8 @@ class PageSize:
 def filtered(exchange: Exchange, resources: list[Resource]) -> list[Resource]:
     """The resources that the query's filter lets through.
 
-    ``equals`` and ``any`` are known, and several of them with a comma between. Any other filter
-    lets all through.
+    ``equals`` and ``any`` are known, the comparisons of an event's ``datetime`` and ``timestamp``,
+    and several of them with a comma between. Any other filter lets all through.
 
     Raises:
         Refused: The fake is strict and does not know the filter.
@@ -48,13 +58,25 @@ def filtered(exchange: Exchange, resources: list[Resource]) -> list[Resource]:
         condition = _CONDITION.match(wanted, place)
         if condition is None:
             if exchange.strict:
-                raise Refused(error(400, "FakeKlaviyo filters by equals and any only", "filter"))
+                known = "equals and any, and by comparing an event's time"
+                raise Refused(error(400, f"FakeKlaviyo filters by {known} only", "filter"))
             break
+        place = condition.end()
+        if condition["order"]:
+            compare, than = _ORDERS[condition["order"]], _seconds(condition["than"])
+            resources = [r for r in resources if compare(r.attributes.get("timestamp", 0), than)]
+            continue
         name = condition["one"] or condition["any"]
         values = orjson.loads(condition["values"] or f"[{condition['value']}]")
         resources = [each for each in resources if _member(each, name) in values]
-        place = condition.end()
     return resources
+
+
+def _seconds(when: str) -> float:
+    try:
+        return float(when) if when.isdecimal() else datetime.fromisoformat(when).timestamp()
+    except ValueError:
+        raise Refused(error(400, "The filter compares with no time", "filter")) from None
 
 
 def _member(resource: Resource, name: str) -> Any:

@@ -44,6 +44,8 @@ class Exchange:
     body: bytes = field(repr=False)
     strict: bool
     """Whether ids and bodies that Klaviyo would refuse are refused."""
+    lag: float = 0.0
+    """Seconds before an event that was taken can be read."""
 
     @property
     def query(self) -> dict[str, str]:
@@ -97,6 +99,7 @@ _CODES = {
     404: ("not_found", "Not found."),
     405: ("method_not_allowed", "Method not allowed."),
     409: ("conflict", "Conflict."),
+    413: ("payload_too_large", "Payload too large."),
     429: ("throttled", "Request was throttled."),
 }
 _OTHER_CODE = ("error", "A server error occurred.")

@@ -33,8 +33,9 @@ class FakeKlaviyo:
     It answers every operation of the installed ``klaviyo-api`` with a body that the SDK's models
     accept. Profiles, lists, their members and events are remembered: what was created can be read,
     listed, changed and deleted, and is a 404 after that. An id that it does not know is taken as
-    any, unless it is strict. ``filter`` knows ``equals`` and ``any``; sparse fieldsets, ``include``
-    and ``sort`` change nothing. It starts in a ``with`` block or by `start`::
+    any, unless it is strict. ``filter`` knows ``equals`` and ``any``, and the time of events, by
+    which they can be sorted; sparse fieldsets, ``include`` and other sorting change nothing. It
+    starts in a ``with`` block or by `start`::
 
         with FakeKlaviyo() as fake:
             fake.client().Profiles.get_profile("01HPROFILE")
@@ -46,7 +47,11 @@ class FakeKlaviyo:
         scopes: Gives the scopes that an operation needs, from its HTTP method and path template;
             without it the operation's documentation does.
         strict: Be as particular as Klaviyo: unknown profiles, lists and events are a 404,
-            incomplete events a 400.
+            events that are incomplete or beyond a limit a 400.
+        rate_limits: Answer 429 with ``Retry-After`` to what is above the documented rate limits.
+        lag: Seconds before an event that was taken can be read.
+        bulk_repeat_status: Answer to a bulk job with a repeated ``unique_id``, of which nothing is
+            kept. Klaviyo's documents do not say which it is; 202: as if all was well.
         keep: How many requests to remember, the latest ones.
         port: Port to listen on; 0 takes a free one.
         requests_log: File to which one JSON line is appended for each request before it is
@@ -59,12 +64,22 @@ class FakeKlaviyo:
         keys: Mapping[str, Collection[str] | None] | None = None,
         scopes: Callable[[str, str], Collection[str]] | None = None,
         strict: bool = False,
+        rate_limits: bool = False,
+        lag: float = 0.0,
+        bulk_repeat_status: int = 400,
         keep: int = 10_000,
         port: int = 0,
         requests_log: str | os.PathLike[str] | None = None,
     ) -> None:
         self._access = Access(keys)
-        self._service = Service(self._access, scopes=scopes, strict=strict)
+        self._service = Service(
+            self._access,
+            scopes=scopes,
+            strict=strict,
+            rate_limits=rate_limits,
+            lag=lag,
+            bulk_repeat_status=bulk_repeat_status,
+        )
         self._received = Received(keep)
         self._port = port
         self._log_path = requests_log

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from klaviyo_audit.testing.exchange import Exchange, Handler
 
 _PATHS = {PROFILE: "/api/profiles", LIST: "/api/lists", EVENT: "/api/events"}
+_TIMES = ("datetime", "timestamp")
 _SIZES = {PROFILE: PageSize(20, 100), LIST: PageSize(10, 10), EVENT: PageSize(200, 1000)}
 """From the descriptions of ``page_size`` in the SDK."""
 
@@ -37,11 +39,29 @@ def read_all(kind: str) -> Handler:
     """A handler of ``GET /api/<kind>s``."""
 
     def handle(exchange: Exchange) -> Answer:
-        found = filtered(exchange, exchange.store.all(kind))
+        there = exchange.store.all(kind)
+        if kind == EVENT and exchange.lag:
+            there = [each for each in there if _is_readable(each, exchange)]
+        found = filtered(exchange, there)
+        if kind == EVENT and exchange.query.get("sort", "").lstrip("-") in (
+            "datetime",
+            "timestamp",
+        ):
+            return _sorted_events(exchange, found)
         numbered = ((each.number, each) for each in found)
         return _many(exchange, *page(exchange, _PATHS[kind], numbered, _SIZES[kind]))
 
     return handle
+
+
+def _is_readable(event: Resource, exchange: Exchange) -> bool:
+    return time.monotonic() - event.since >= exchange.lag
+
+
+def _sorted_events(exchange: Exchange, events: list[Resource]) -> Answer:
+    falling = exchange.query["sort"].startswith("-")
+    events.sort(key=lambda event: event.attributes["timestamp"], reverse=falling)
+    return _many(exchange, *page(exchange, _PATHS[EVENT], enumerate(events, 1), _SIZES[EVENT]))
 
 
 def create_profile(exchange: Exchange) -> Answer:
@@ -150,6 +170,8 @@ def _find(exchange: Exchange, kind: str, resource_id: str) -> Resource | None:
         Refused: The resource was deleted, or is unknown and the fake is strict.
     """
     found = exchange.store.get(kind, resource_id)
+    if found is not None and kind == EVENT and not _is_readable(found, exchange):
+        raise Refused(error(404, f"An {kind} with id {resource_id} does not exist."))
     if found is None and (exchange.strict or exchange.store.is_deleted(kind, resource_id)):
         article = "An" if kind == EVENT else "A"
         raise Refused(error(404, f"{article} {kind} with id {resource_id} does not exist."))

@@ -36,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=0, help="0, the default, takes a free one")
     parser.add_argument("--requests-log", help="file to append one JSON line a request to")
     parser.add_argument("--strict", action="store_true", help="refuse unknown ids")
+    parser.add_argument("--rate-limits", action="store_true", help="enforce the rate limits")
     parser.add_argument("--keep", type=int, default=0, help="requests to keep in memory")
     options = parser.parse_args(arguments)
     # SDKs before 20 import all their models at once otherwise, which takes seconds.
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         port=options.port,
         requests_log=options.requests_log,
         strict=options.strict,
+        rate_limits=options.rate_limits,
         keep=options.keep,
     ) as fake:
         sys.stdout.buffer.write(orjson.dumps({"url": fake.url}) + b"\n")

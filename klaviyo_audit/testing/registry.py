@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from klaviyo_audit.testing.exchange import Handler
 
+BULK_EVENTS = ("POST", "/api/event-bulk-create-jobs")
+
 HANDLERS: Mapping[tuple[str, str], Handler] = {
     ("POST", "/api/profiles"): handlers.create_profile,
     ("GET", "/api/profiles"): handlers.read_all(PROFILE),
@@ -29,6 +31,7 @@ HANDLERS: Mapping[tuple[str, str], Handler] = {
     ("GET", "/api/lists/{id}/profiles"): handlers.read_list_profiles,
     ("GET", "/api/lists/{id}/relationships/profiles"): handlers.read_list_profile_ids,
     ("POST", "/api/events"): track.create_event,
+    BULK_EVENTS: track.bulk_create_events(400),
     ("GET", "/api/events"): handlers.read_all(EVENT),
     ("GET", "/api/events/{id}"): handlers.read_one(EVENT),
 }

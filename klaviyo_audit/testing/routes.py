@@ -17,8 +17,10 @@ from urllib.parse import unquote
 _SENT = re.compile(rb"method='([A-Z]+)',\s*resource_path='([^']+)'")
 _SCOPES = re.compile(r"\*\*Scopes:\*\*\s*((?:`[^`]+`\s*)+)")
 _STEADY = re.compile(r"Steady:\s*`(\d+)/m`")
+_BURST = re.compile(r"Burst:\s*`(\d+)/s`")
 _ANSWERED = re.compile(r"'(2\d\d|2XX)': \"?(\w+)\"?,")
 _DEFAULT_STEADY = 700
+_DEFAULT_BURST = 75
 _DEFAULT_STATUS = 200
 
 
@@ -46,6 +48,8 @@ class Operation:
     """Scopes that a key needs, from the docstring."""
     steady: int
     """Requests a minute that Klaviyo allows, from the docstring."""
+    burst: int
+    """Requests a second that Klaviyo allows, from the docstring."""
     status: int
     """Status of success."""
     model: tuple[str, str] | None
@@ -157,12 +161,13 @@ def operation_of(route: Route) -> Operation:
         )
     about = text[start:answers].decode()
     scopes = _SCOPES.search(about)
-    steady = _STEADY.search(about)
+    steady, burst = _STEADY.search(about), _BURST.search(about)
     status, model = _success(text[answers:end].decode())
     return Operation(
         name=name,
         scopes=frozenset(re.findall(r"`([^`]+)`", scopes[1])) if scopes else frozenset(),
         steady=int(steady[1]) if steady else _DEFAULT_STEADY,
+        burst=int(burst[1]) if burst else _DEFAULT_BURST,
         status=status,
         model=(_module_of(text, model), model) if model else None,
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import secrets
-import threading
 from email.utils import formatdate
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -14,9 +13,11 @@ from klaviyo_audit.testing.exchange import Answer, Exchange, Refused, error, wit
 from klaviyo_audit.testing.failures import Failures
 from klaviyo_audit.testing.http_server import Reply, Request
 from klaviyo_audit.testing.ids import resource_id
-from klaviyo_audit.testing.registry import HANDLERS
+from klaviyo_audit.testing.limits import RateLimits
+from klaviyo_audit.testing.registry import BULK_EVENTS, HANDLERS
 from klaviyo_audit.testing.routes import Match, Route, operation_of, sdk_route_table
 from klaviyo_audit.testing.store import Store
+from klaviyo_audit.testing.track import bulk_create_events
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -30,8 +31,6 @@ REQUEST_ID = "x-klaviyo-req-id"
 _CONTENT_TYPE = "application/vnd.api+json"
 _PUBLIC = "/client/"
 """Operations below it need no private key."""
-_WINDOW = 60
-"""Seconds of the steady rate limit's window."""
 _THROTTLED = 429
 _FIRST_ERROR = 400
 
@@ -44,6 +43,9 @@ class Service:
         scopes: Gives the scopes an operation needs from its method and path template; ``None``:
             its documentation does.
         strict: Refuse unknown ids and incomplete events.
+        rate_limits: Refuse what is above the documented rate limits.
+        lag: Seconds before an event that was taken can be read.
+        bulk_repeat_status: Answer to a bulk job with a repeated ``unique_id``.
     """
 
     def __init__(
@@ -52,15 +54,19 @@ class Service:
         *,
         scopes: Callable[[str, str], Collection[str]] | None,
         strict: bool,
+        rate_limits: bool = False,
+        lag: float = 0.0,
+        bulk_repeat_status: int = 400,
     ) -> None:
+        self._limits = RateLimits(enforced=rate_limits)
+        self._lag = lag
         self.failures = Failures()
         self.store = Store()
         self.handlers: dict[tuple[str, str], Handler] = dict(HANDLERS)
+        self.handlers[BULK_EVENTS] = bulk_create_events(bulk_repeat_status)
         self._access = access
         self._scopes = scopes
         self._strict = strict
-        self._lock = threading.Lock()
-        self._used: dict[Route, tuple[int, int]] = {}
         self._numbers = itertools.count(1)
         self._seed = secrets.randbits(32)
 
@@ -69,12 +75,17 @@ class Service:
         path = request.path.rstrip("/")
         match = sdk_route_table().match(request.method, path)
         route = match.route if match else None
+        limited = self._limits.count(route, at) if route is not None else None
+        if limited is not None and limited.refused:
+            answer = error(_THROTTLED, f"Expected available in {limited.headers['Retry-After']} s.")
+            return self._reply(request, answer, limited.headers, None, int(at))
         failure = self.failures.take(request.method, path, route.template if route else None)
         if failure is not None and not failure.lets_work:
             answer = failure.refusal
         else:
             answer = self._answer(request, match)
-        return self._reply(request, answer, route, failure, int(at))
+        limits = limited.headers if limited is not None else {}
+        return self._reply(request, answer, limits, failure, int(at))
 
     def _answer(self, request: Request, match: Match | None) -> Answer:
         if match is None:
@@ -104,7 +115,9 @@ class Service:
             return Answer(operation.status, body_of(operation).about(self._about(route, ids)))
         with store.lock:
             return handler(
-                Exchange(operation, store, ids, request.query, request.body, self._strict)
+                Exchange(
+                    operation, store, ids, request.query, request.body, self._strict, self._lag
+                )
             )
 
     def _about(self, route: Route, ids: tuple[str, ...]) -> str:
@@ -119,7 +132,7 @@ class Service:
         self,
         request: Request,
         answer: Answer,
-        route: Route | None,
+        limits: dict[str, str],
         failure: Failure | None,
         second: int,
     ) -> Reply:
@@ -140,26 +153,12 @@ class Service:
             headers["Content-Type"] = _CONTENT_TYPE
         if revision := request.headers.get("revision"):
             headers["x-klaviyo-api-revision"] = revision
-        if route is not None and status != _THROTTLED:
-            headers |= self._rate_limit(route, second)
+        if status != _THROTTLED or "Retry-After" in limits:
+            headers |= limits
         if failure is None:
             return Reply(status, headers, body)
         headers |= failure.headers
         return Reply(status, headers, body, failure.delay, failure.reset, failure.truncate)
-
-    def _rate_limit(self, route: Route, second: int) -> dict[str, str]:
-        """The headers of the steady window. Nothing is refused for being above the limit."""
-        window = second // _WINDOW
-        with self._lock:
-            used_in, used = self._used.get(route, (window, 0))
-            used = used + 1 if used_in == window else 1
-            self._used[route] = (window, used)
-        limit = operation_of(route).steady
-        return {
-            "RateLimit-Limit": str(limit),
-            "RateLimit-Remaining": str(max(0, limit - used)),
-            "RateLimit-Reset": str(_WINDOW - second % _WINDOW),
-        }
 
 
 @lru_cache(maxsize=2)

@@ -36,6 +36,8 @@ class Resource:
     relationships: dict[str, Any] = field(default_factory=dict)
     sought_by: dict[str, Any] = field(default_factory=dict)
     """More that a filter can ask for, beside attributes and id."""
+    since: float = 0.0
+    """When it was added, in seconds on the monotonic clock."""
 
 
 class Store:
@@ -69,6 +71,7 @@ class Store:
             now = _now()
             attributes = {**attributes, "created": now, "updated": now}
         added = Resource(kind, resource_id(kind, number), number, attributes, **more)
+        added.since = time.monotonic()
         resources = self._kinds.setdefault(kind, {})
         resources[added.id] = added
         if len(resources) > _LIMIT:
@@ -119,13 +122,21 @@ class Store:
         """Ids of a list's profiles, in the order they were added; change it in place."""
         return self._members.setdefault(list_id, {})
 
-    def is_first(self, profile_id: str, metric: str, unique_id: str | None) -> bool:
-        """Whether an event is the first of its profile, metric and unique id.
+    @staticmethod
+    def event_key(profile_id: str, metric: str, unique_id: str | None) -> tuple[str, str, str]:
+        """What no two events share.
 
         The time in seconds stands in for a missing id: so says the documentation of
         ``unique_id`` in Klaviyo's *Create Event*.
         """
-        key = (profile_id, metric, str(int(time.time())) if unique_id is None else unique_id)
+        return profile_id, metric, str(int(time.time())) if unique_id is None else unique_id
+
+    def is_recorded(self, key: tuple[str, str, str]) -> bool:
+        """Whether there is an event with that key."""
+        return key in self._recorded
+
+    def is_first(self, key: tuple[str, str, str]) -> bool:
+        """Whether an event is the first with its key, which it takes by this."""
         if key in self._recorded:
             return False
         self._recorded[key] = None
