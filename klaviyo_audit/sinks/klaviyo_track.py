@@ -30,10 +30,11 @@ NOT_PROCESSED: Final = (401, 403, 429)
 REFUSED: Final = (400, 409, 413, 422)
 """Klaviyo has read the request and did nothing: something in it is not acceptable."""
 
-_TIMEOUT: Final = (5.0, 15.0)
+_TIMEOUT: Final = (5.0, 10.0)
 """Seconds to connect, and seconds without a byte of the answer."""
-_TURN_SECONDS: Final = 8.0
-"""No further request begins this long after a turn did; the shipper has a deadline for it."""
+_TURN_SECONDS: Final = 12.0
+"""No further request begins this long after a turn did; with the time-outs it stays below the
+shipper's deadline of 30 s."""
 _GONE: Final = 410
 _THROTTLED: Final = 429
 
