@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _TIMEOUT: Final = (5.0, 30.0)
 _PAGE: Final = "200"
+_PAUSE: Final = timedelta(days=1)
+"""Longer without an entry that is looked for, and what lies between is not read."""
 _OK: Final = 200
 _REFUSED: Final = (401, 403)
 _ID: Final = re.compile(r"[A-Za-z0-9]{1,64}\Z")
@@ -168,7 +170,7 @@ def _spans(entries: Sequence[AuditEntry]) -> Iterator[tuple[datetime, datetime]]
     times = sorted(datetime.fromisoformat(entry.timestamp) for entry in entries)
     begin = end = times[0]
     for at in times:
-        if at - end > timedelta(minutes=10):
+        if at - end > _PAUSE:
             yield begin, end
             begin = at
         end = at

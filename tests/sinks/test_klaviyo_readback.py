@@ -43,22 +43,22 @@ def test_it_tells_what_arrived_from_what_was_only_accepted(tmp_path):
 
 
 def test_an_event_can_be_read_after_a_while_only(tmp_path):
-    with FakeKlaviyo(strict=True, lag=0.6) as fake:
+    with FakeKlaviyo(strict=True, lag=2.0) as fake:
         sink = sink_on(fake, tmp_path)
         sink.deliver(ENTRIES)
         assert sink.confirm(ENTRIES).arrived == ()
-        time.sleep(0.7)
+        time.sleep(2.0)
         assert list(sink.confirm(ENTRIES).arrived) == ids(ENTRIES)
 
 
 def test_pages_and_pauses(fake, tmp_path):
     many = [entry(number) for number in range(450)]
+    later = entry(999, timestamp="2026-11-20T00:00:00Z")
     sink = sink_on(fake, tmp_path)
-    sink.deliver(many)
-    sink.deliver(ENTRIES[:0])
+    sink.deliver([*many, later])
     fake.clear()
-    assert len(sink.confirm(many).arrived) == 450
-    assert len([r for r in fake.requests if r.path == "/api/events"]) == 3
+    assert len(sink.confirm([*many, later]).arrived) == 451
+    assert len([r for r in fake.requests if r.path == "/api/events"]) == 3 + 1
 
 
 def test_only_the_audit_profiles_events_are_read(fake, tmp_path):
