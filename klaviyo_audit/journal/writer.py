@@ -26,6 +26,7 @@ from klaviyo_audit.journal.format import encodable, encode
 from klaviyo_audit.journal.locks import LifeLock
 from klaviyo_audit.journal.losses import Losses
 from klaviyo_audit.journal.space import Level, Space
+from klaviyo_audit.journal.walltime import WallClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -127,6 +128,7 @@ class JournalWriter:
         self._look_at = self._retry_at = 0.0
         self._open_error: OSError | None = None
         self._size_seen = 0
+        self._clock = WallClock()
 
     @property
     def id(self) -> str:
@@ -315,6 +317,7 @@ class JournalWriter:
                 # Reopened by another thread, or closed: then this is the pen's last line.
                 return self._pen if self._pen is not None else pen
             self._look_at = monotonic() + _LOOK_SECONDS
+            self._look_at_clock(pen)
             self._look_at_space(pen)
             if pen.file.is_at(self.path):
                 size = pen.size()
@@ -335,6 +338,11 @@ class JournalWriter:
             self._tell(other, "journal.reopen", reason)
             self._pen = other
             return other
+
+    def _look_at_clock(self, pen: _Pen) -> None:
+        step = self._clock.step()
+        if step is not None:
+            self._tell(pen, "journal.clock", step)
 
     def _look_at_space(self, pen: _Pen) -> None:
         level, before = self._space.look(), self._level

@@ -1,0 +1,80 @@
+"""The wall clock is set while a program runs: it is told, and nothing depends on it."""
+
+import json
+import os
+import subprocess
+import sys
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from klaviyo_audit.journal.verify import verify
+
+PROGRAM = """
+import select, sys
+from klaviyo_audit import Auditor
+step, faketime = sys.argv[1:]
+def set_clock(offset):
+    with open(faketime, "w") as file:
+        file.write(offset)
+set_clock("+0")
+with Auditor(journal="trail", service="shop", seal="off") as auditor:
+    for offset in ("+0", step, step):
+        set_clock(offset)
+        for number in range(3):
+            select.select((), (), (), 0.3)  # faketime breaks what time.sleep calls
+            auditor.record(f"at{offset}", metadata={"number": number})
+"""
+
+
+@pytest.fixture
+def run(needed, tmp_path):
+    """Run the program with a clock that it can set."""
+    faketime = Path(needed("faketime", "apt-get install faketime, or make peers"))
+    (library,) = faketime.parents[1].glob("lib/*/faketime/libfaketime.so.1")
+
+    def run(step):
+        environment = {
+            **os.environ,
+            "LD_PRELOAD": str(library),
+            "FAKETIME_TIMESTAMP_FILE": str(tmp_path / "faketime"),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
+        subprocess.run(
+            [sys.executable, "-c", PROGRAM, step, tmp_path / "faketime"],
+            cwd=tmp_path,
+            env=environment,
+            check=True,
+            timeout=60,
+        )
+        lines = (tmp_path / "trail" / "audit.jsonl").read_bytes().splitlines()
+        return [json.loads(line) for line in lines]
+
+    return run
+
+
+@pytest.mark.parametrize(("step", "seconds"), [("-3600s", -3600), ("-2s", -2), ("+86400s", 86400)])
+def test_a_step_of_the_wall_clock_is_told(run, tmp_path, step, seconds):
+    lines = run(step)
+    (told,) = [line for line in lines if line["action"] == "journal.clock"]
+    assert told["metadata"]["step_ms"] == pytest.approx(seconds * 1000, abs=250)
+    shown, expected = map(
+        datetime.fromisoformat, (told["timestamp"], told["metadata"]["expected"])
+    )
+    assert (shown - expected).total_seconds() == pytest.approx(seconds, abs=0.25)
+    entries = [line for line in lines if line["phase"] == "event"]
+    first = datetime.fromisoformat(entries[0]["timestamp"])
+    last = datetime.fromisoformat(entries[-1]["timestamp"])
+    assert (last - first).total_seconds() == pytest.approx(seconds + 8 * 0.3, abs=1.5), "a real step"
+    # Told before the first line that follows the step, or just after one line of its 0.25 s.
+    place = lines.index(told)
+    assert [line["action"] for line in lines[:place]].count(f"at{step}") <= 1
+    assert [line["n"] for line in lines] == list(range(len(lines)))
+    assert [line["metadata"]["number"] for line in entries] == [0, 1, 2] * 3
+    assert [one for one in verify(tmp_path / "trail").findings if one.severity == "error"] == []
+
+
+def test_a_clock_that_is_let_alone_is_not_spoken_of(run):
+    assert [line for line in run("+0") if line["action"] == "journal.clock"] == []
