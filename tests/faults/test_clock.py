@@ -60,14 +60,14 @@ def test_a_step_of_the_wall_clock_is_told(run, tmp_path, step, seconds):
     lines = run(step)
     (told,) = [line for line in lines if line["action"] == "journal.clock"]
     assert told["metadata"]["step_ms"] == pytest.approx(seconds * 1000, abs=250)
-    shown, expected = map(
-        datetime.fromisoformat, (told["timestamp"], told["metadata"]["expected"])
-    )
+    shown, expected = map(datetime.fromisoformat, (told["timestamp"], told["metadata"]["expected"]))
     assert (shown - expected).total_seconds() == pytest.approx(seconds, abs=0.25)
     entries = [line for line in lines if line["phase"] == "event"]
     first = datetime.fromisoformat(entries[0]["timestamp"])
     last = datetime.fromisoformat(entries[-1]["timestamp"])
-    assert (last - first).total_seconds() == pytest.approx(seconds + 8 * 0.3, abs=1.5), "a real step"
+    assert (last - first).total_seconds() == pytest.approx(seconds + 8 * 0.3, abs=1.5), (
+        "a real step"
+    )
     # Told before the first line that follows the step, or just after one line of its 0.25 s.
     place = lines.index(told)
     assert [line["action"] for line in lines[:place]].count(f"at{step}") <= 1
