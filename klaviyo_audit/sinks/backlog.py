@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from klaviyo_audit.journal.folder import JOURNAL_NAME
+from klaviyo_audit.journal.reader import open_journal
 from klaviyo_audit.journal.rotation import identity_of
 from klaviyo_audit.journal.segments import file_name, reading
 from klaviyo_audit.sinks.bookmark import Bookmark, Place, Reached
@@ -37,6 +39,8 @@ class Backlog:
         marks: Gives the `sum` of entries that were delivered earlier, the latest last: the place
             is looked for by them if the bookmark does not fit the journal.
         search: Look for the place by them at once: the bookmark was lost.
+        patient: Give writers time to leave a file that was set aside, before going on with the
+            next one.
         tell: Called with a sentence about whatever is not as it should be.
 
     Raises:
@@ -51,11 +55,13 @@ class Backlog:
         *,
         marks: Callable[[], Sequence[str]] = tuple,
         search: bool = False,
+        patient: bool = True,
         tell: Callable[[str], None],
     ) -> None:
         self._directory = directory
         self._tell = tell
         self._marks = marks
+        self._grace = _GRACE_SECONDS if patient else 0.0
         self._before: tuple[Reached | None, Cursor]
         self._look_at = self._late_at = 0.0
         self._aside_at: float | None = None
@@ -72,6 +78,25 @@ class Backlog:
         except BaseException:
             self.close()
             raise
+
+    @staticmethod
+    def at_end(directory: Path) -> Bookmark:
+        """A bookmark after everything that is in a journal now.
+
+        Raises:
+            OSError: The journal cannot be read.
+        """
+        if not directory.is_dir():
+            return Bookmark()
+        files = journal_files(directory)
+        done = max((file.number for file in files if file.number is not None), default=-1)
+        if not files or files[-1].number is not None:
+            return Bookmark(done=done)
+        with open_journal(files[-1].path) as file:
+            facts = os.fstat(file.fileno())
+            return Bookmark(
+                present=Place(None, facts.st_dev, facts.st_ino, facts.st_size), done=done
+            )
 
     def close(self) -> None:
         """Close all files."""
@@ -91,11 +116,6 @@ class Backlog:
             done=self._done,
             last=self._last,
         )
-
-    def skip(self) -> None:
-        """Pass over everything that is in the journal now."""
-        while self.take():
-            pass
 
     def take(self) -> tuple[Line, ...]:
         """The next line: its entry, or the pieces of one that is damaged.
@@ -175,7 +195,7 @@ class Backlog:
             return True  # what was written before its last writer left may not have been taken
         if self._aside_at is None:
             self._aside_at = monotonic()
-        if monotonic() - self._aside_at < _GRACE_SECONDS:
+        if monotonic() - self._aside_at < self._grace:
             return False
         self._waiting.append(cursor)
         return self._leave(cursor)

@@ -16,9 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from klaviyo_audit.journal.line import Line
-    from klaviyo_audit.sinks.backlog import Backlog
     from klaviyo_audit.sinks.bookmark import Bookmark, Place
-    from klaviyo_audit.sinks.filters import Filter
+    from klaviyo_audit.sinks.books import Source
 
 _SCAN_LINES = 20_000
 """How many lines are looked at for one batch at most, when few of them pass the filter."""
@@ -56,7 +55,7 @@ class Gathering:
     Args:
         backlog: Where the lines come from.
         bookmark: The bookmark before the batch.
-        passes: What the sink wants.
+        wants: What the sink wants; None: everything.
         most: How many entries it takes at once.
         most_bytes: How many bytes of them (as they stand in the journal).
         tell: Called with a sentence about damage.
@@ -64,17 +63,17 @@ class Gathering:
 
     def __init__(
         self,
-        backlog: Backlog,
+        backlog: Source,
         bookmark: Bookmark,
         *,
-        passes: Filter,
+        wants: Callable[[AuditEntry], bool] | None,
         most: int,
         most_bytes: int,
         tell: Callable[[str], None],
     ) -> None:
         self._backlog = backlog
         self._before = bookmark
-        self._passes = None if passes.is_open else passes
+        self._wants = wants
         self._most = most
         self._most_bytes = most_bytes
         self._tell = tell
@@ -150,7 +149,7 @@ class Gathering:
         entry = self._entry(line)
         if entry is None:
             return
-        if self._passes is not None and not self._passes.passes(entry):
+        if self._wants is not None and not self._wants(entry):
             self._filtered += 1
             return
         if self.since is None:

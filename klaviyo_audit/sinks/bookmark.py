@@ -150,17 +150,32 @@ class BookmarkFile:
             OSError: It cannot be written; the old one is still there.
         """
         members = {**bookmark.to_dict(), "saved_at": clock.now()}
-        new = self._folder / f".{BOOKMARK_NAME}.new"
         now = monotonic()
         sync = last or now >= self._sync_at
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
-        fd = os.open(new, flags, FILE_MODE)
-        with os.fdopen(fd, "wb") as file:
-            file.write(encode(members))
-            if sync:
-                file.flush()
-                os.fsync(fd)
-        new.rename(self._folder / BOOKMARK_NAME)
+        replace_file(self._folder / BOOKMARK_NAME, encode(members), sync=sync)
         if sync:
-            sync_folder(self._folder)
             self._sync_at = now + _SYNC_SECONDS
+
+
+def replace_file(path: Path, content: bytes, *, sync: bool) -> None:
+    """Replace a file whole (0600): whoever reads it sees the old one or the new one.
+
+    Args:
+        path: The file.
+        content: What is to be in it.
+        sync: Return only when it is on the disk.
+
+    Raises:
+        OSError: It cannot be written; the old one is still there.
+    """
+    new = path.with_name(f".{path.name}.new")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+    fd = os.open(new, flags, FILE_MODE)
+    with os.fdopen(fd, "wb") as file:
+        file.write(content)
+        if sync:
+            file.flush()
+            os.fsync(fd)
+    new.rename(path)
+    if sync:
+        sync_folder(path.parent)

@@ -38,6 +38,8 @@ def journal_files(directory: Path) -> list[JournalFile]:
     Raises:
         OSError: The folder cannot be read.
     """
+    if not directory.is_dir():
+        return []
     rotated = dict(_being_rotated(directory)) | rotated_files(directory)
     files = [JournalFile(path, number) for number, path in sorted(rotated.items())]
     live = directory / JOURNAL_NAME

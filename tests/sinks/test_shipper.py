@@ -158,5 +158,6 @@ def test_files_are_private(write, ship, recorded, trail):
     write("a")
     ship(recorded)
     folder = trail.folder / "sinks" / "recorded"
-    assert {path.name for path in folder.iterdir()} == {"bookmark", "lock", "receipts.jsonl"}
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"bookmark", "lock", "receipts.jsonl", "state"}
     assert all(path.stat().st_mode & 0o077 == 0 for path in (folder.parent, *folder.iterdir()))

@@ -1,0 +1,216 @@
+"""What is written down about a sink beside the journal, and the lock that says who may."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import replace
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from klaviyo_audit import clock
+from klaviyo_audit.errors import JournalCorrupt
+from klaviyo_audit.journal.segments import read_segments
+from klaviyo_audit.sinks.backlog import Backlog
+from klaviyo_audit.sinks.bookmark import Bookmark, BookmarkFile, load_bookmark
+from klaviyo_audit.sinks.deadletters import bury
+from klaviyo_audit.sinks.files import tree_index
+from klaviyo_audit.sinks.folder import SinkLock, make_sink_folder, sink_folder
+from klaviyo_audit.sinks.receipts import delivered_marks, write_receipt
+from klaviyo_audit.sinks.state import save_state
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from klaviyo_audit.journal.line import Line
+    from klaviyo_audit.sinks.batch import Batch, DeadLetter
+    from klaviyo_audit.sinks.condition import Condition
+
+_STATE_SECONDS: Final = 1.0
+_SAVE_SECONDS: Final = 1.0
+
+
+class Source(Protocol):
+    """Where a shipper takes lines from."""
+
+    def take(self) -> Sequence[Line]:
+        """The next line; nothing when there is none now."""
+
+    def put_back(self) -> None:
+        """Undo the last `take`, which gave something."""
+
+    def look_again(self) -> None:
+        """There may be something new."""
+
+    def bookmark(self, counts: Bookmark) -> Bookmark:
+        """The place after what was taken."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
+class Books(Protocol):
+    """Where a shipper starts, and what it writes down."""
+
+    def own(self) -> bool:
+        """Whether this process is the one that ships; makes it so if it can."""
+
+    def open(self, tell: Callable[[str], None]) -> tuple[Source, Bookmark]:
+        """The lines that were not delivered yet, and the bookmark before them."""
+
+    def bury(self, letters: Sequence[DeadLetter]) -> None:
+        """Keep what can't be delivered. Raises OSError where that is not possible."""
+
+    def note(self, batch: Batch, *, rejected: int, attempts: int, facts: Mapping[str, Any]) -> None:
+        """Write a receipt. Raises OSError where that is not possible."""
+
+    def save(self, bookmark: Bookmark, *, last: bool = False, lazily: bool = False) -> None:
+        """Move the bookmark. Raises OSError where that is not possible."""
+
+    def show(self, condition: Condition) -> None:
+        """Say how the sink does."""
+
+    def drop(self) -> None:
+        """Give up the right to ship."""
+
+    def forget(self) -> None:
+        """In a forked child: let go of what the parent has, and keeps."""
+
+
+class JournalBooks:
+    """The files in ``<journal>/sinks/<name>``.
+
+    Args:
+        directory: The journal's folder; it need not be there yet.
+        name: The sink's name.
+    """
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self.folder = sink_folder(directory, name)
+        self._directory = directory
+        self._name = name
+        self._lock = SinkLock(self.folder)
+        self._saver = BookmarkFile(self.folder)
+        self._unsaved: Bookmark | None = None
+        self._save_at = self._show_at = 0.0
+        self._shown: dict[str, Any] = {}
+
+    def own(self) -> bool:
+        """See `Books.own`."""
+        if self._lock.held:
+            return True
+        self._unsaved = None
+        make_sink_folder(self._directory, self._name)
+        return self._lock.take()
+
+    def open(self, tell: Callable[[str], None]) -> tuple[Source, Bookmark]:
+        """See `Books.open`."""
+        bookmark, lost = None, False
+        try:
+            bookmark = load_bookmark(self.folder)
+        except JournalCorrupt as error:
+            tell(str(error))
+            lost = True
+        backlog = Backlog(
+            self._directory,
+            bookmark,
+            marks=partial(delivered_marks, self.folder),
+            search=lost,
+            tell=tell,
+        )
+        return backlog, bookmark or Bookmark()
+
+    def bury(self, letters: Sequence[DeadLetter]) -> None:
+        """See `Books.bury`."""
+        bury(self.folder, letters)
+
+    def note(self, batch: Batch, *, rejected: int, attempts: int, facts: Mapping[str, Any]) -> None:
+        """See `Books.note`."""
+        segments = read_segments(self._directory)
+        begin, end = (
+            tree_index(segments, place.file, place.lines) if place else None
+            for place in (batch.begin, batch.end.present)
+        )
+        write_receipt(
+            self.folder,
+            self._name,
+            batch,
+            rejected=rejected,
+            attempts=attempts,
+            facts=facts,
+            tree=(begin, end),
+        )
+
+    def save(self, bookmark: Bookmark, *, last: bool = False, lazily: bool = False) -> None:
+        """See `Books.save`; lazily: at most once a second, since nothing was delivered."""
+        self._unsaved = bookmark
+        now = monotonic()
+        if lazily and now < self._save_at:
+            return
+        self._save_at = now + _SAVE_SECONDS
+        self._saver.save(bookmark, last=last)
+        self._unsaved = None
+
+    def show(self, condition: Condition) -> None:
+        """See `Books.show`."""
+        now = monotonic()
+        said = condition.to_dict()
+        urgent = any(said.get(n) != self._shown.get(n) for n in ("state", "error", "overdue"))
+        if said == self._shown or (now < self._show_at and not urgent):
+            return
+        self._shown, self._show_at = said, now + _STATE_SECONDS
+        who = {"v": 1, "at": clock.now(), "host": socket.gethostname(), "pid": os.getpid()}
+        save_state(self.folder, {**who, **said})
+
+    def drop(self) -> None:
+        """See `Books.drop`."""
+        if self._unsaved is not None and self._lock.held:
+            self._saver.save(self._unsaved, last=True)
+        self._lock.drop()
+
+    def forget(self) -> None:
+        """In a forked child: let go of the parent's lock, which the parent keeps."""
+        self._lock.drop()
+
+
+class EphemeralBooks:
+    """For a sink that keeps nothing: it begins at the journal's end, and leaves no trace.
+
+    Args:
+        directory: The journal's folder.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._place = Backlog.at_end(directory)
+
+    def own(self) -> bool:
+        """See `Books.own`."""
+        return True
+
+    def open(self, tell: Callable[[str], None]) -> tuple[Source, Bookmark]:
+        """See `Books.open`."""
+        backlog = Backlog(self._directory, self._place, tell=tell)
+        return backlog, self._place
+
+    def bury(self, letters: Sequence[DeadLetter]) -> None:
+        """They are in the journal."""
+
+    def note(self, batch: Batch, *, rejected: int, attempts: int, facts: Mapping[str, Any]) -> None:
+        """Nobody could show it to anybody."""
+
+    def save(self, bookmark: Bookmark, *, last: bool = False, lazily: bool = False) -> None:
+        """Remember where to go on if the journal has to be opened again."""
+        del last, lazily
+        self._place = replace(bookmark)
+
+    def show(self, condition: Condition) -> None:
+        """The condition itself is all there is."""
+
+    def drop(self) -> None:
+        """There is no lock."""
+
+    def forget(self) -> None:
+        """Likewise."""

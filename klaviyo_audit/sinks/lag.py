@@ -1,0 +1,137 @@
+"""What is left to deliver to a sink, seen from outside of the process that ships."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from klaviyo_audit.errors import JournalCorrupt
+from klaviyo_audit.sinks.backlog import Backlog
+from klaviyo_audit.sinks.bookmark import load_bookmark
+from klaviyo_audit.sinks.files import journal_files, live_number
+from klaviyo_audit.sinks.folder import SINKS_NAME
+from klaviyo_audit.sinks.receipts import delivered_marks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from klaviyo_audit.sinks.bookmark import Bookmark, Place
+
+_NOTHING: Final = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """How far a sink is behind the journal."""
+
+    lines: int
+    """Lines that were not acknowledged yet, those its filter will leave out included."""
+    since: str | None
+    """Timestamp of the first of them."""
+
+
+def lag_of(folder: Path, bookmark: Bookmark | None) -> Lag:
+    """How far a sink is behind.
+
+    Args:
+        folder: The sink's folder.
+        bookmark: Its bookmark.
+
+    Raises:
+        OSError: The journal cannot be read.
+        JournalCorrupt: A compressed file is damaged.
+    """
+    count, since = 0, None
+    backlog = _backlog(folder, bookmark)
+    try:
+        while lines := backlog.take():
+            count += 1
+            if since is None:
+                since = next((line.members["timestamp"] for line in lines if line.members), None)
+    finally:
+        backlog.close()
+    return Lag(count, since)
+
+
+def is_delivered_up_to(folder: Path, time: str) -> bool:
+    """Whether every entry that was in the journal at a time was acknowledged.
+
+    Args:
+        folder: The sink's folder.
+        time: As entries have it. What is appended after it is stamped later.
+    """
+    try:
+        bookmark = load_bookmark(folder)
+        if bookmark is None:
+            return False
+        backlog = _backlog(folder, bookmark)
+    except (OSError, JournalCorrupt):
+        return False
+    try:
+        while lines := backlog.take():
+            for line in lines:
+                if line.members:
+                    return bool(line.members["timestamp"] > time)
+    except (OSError, JournalCorrupt):
+        return False
+    finally:
+        backlog.close()
+    return True
+
+
+def _backlog(folder: Path, bookmark: Bookmark | None) -> Backlog:
+    return Backlog(
+        folder.parent.parent,
+        bookmark,
+        marks=lambda: delivered_marks(folder),
+        patient=False,
+        tell=lambda _: None,
+    )
+
+
+def needed_from(directory: Path, names: Iterable[str] = ()) -> int:
+    """The number of the first file that a sink still needs, for retention.
+
+    Args:
+        directory: The journal's folder.
+        names: Sinks that count even if they have not begun; those that have a folder beside the
+            journal all count. Whoever gives up a sink removes its folder.
+
+    Returns:
+        The number; a very high one if no sink needs any.
+    """
+    folders = {directory / SINKS_NAME / name for name in names}
+    sinks = directory / SINKS_NAME
+    if sinks.is_dir():
+        folders |= {path for path in sinks.iterdir() if path.is_dir()}
+    return min((_needed(directory, folder) for folder in folders), default=_NOTHING)
+
+
+def _needed(directory: Path, folder: Path) -> int:
+    try:
+        bookmark = load_bookmark(folder)
+    except (OSError, JournalCorrupt):
+        return 0  # it will be looked for in the whole journal
+    if bookmark is None:
+        return 0
+    files = journal_files(directory)
+    places = [*bookmark.waiting, *([bookmark.present] if bookmark.present else [])]
+    needed = [_number(directory, place, {f.identity: f.number for f in files}) for place in places]
+    if bookmark.present is None:
+        later = [file.number for file in files if (file.number or 0) > bookmark.done]
+        needed.append(min((number for number in later if number is not None), default=_NOTHING))
+    return min(needed, default=_NOTHING)
+
+
+def _number(
+    directory: Path, place: Place, numbers: dict[tuple[int, int] | None, int | None]
+) -> int:
+    if place.file is not None:
+        return place.file
+    identity = (place.device, place.inode)
+    if identity not in numbers:
+        return 0  # nobody knows: everything is kept
+    number = numbers[identity]
+    number = live_number(directory) if number is None else number
+    return _NOTHING if number is None else number
