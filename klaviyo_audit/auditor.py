@@ -7,6 +7,7 @@ import getpass
 import os
 import sys
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 
 from klaviyo_audit._version import __version__
@@ -20,7 +21,8 @@ from klaviyo_audit.klaviyo import instrument as instrumentation
 from klaviyo_audit.klaviyo import proxy
 from klaviyo_audit.objects import AuditedObject, audit_object
 from klaviyo_audit.recorder import Recorder
-from klaviyo_audit.sinks.feed import Feed
+from klaviyo_audit.sinks.attempts import is_delivering
+from klaviyo_audit.sinks.queue import QueueBooks, QueueWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from klaviyo_audit.journal.background import SealerThread
     from klaviyo_audit.settings import Settings
     from klaviyo_audit.sinks.base import Sink
+    from klaviyo_audit.sinks.shipping import Shipping, Sinks
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -70,25 +73,18 @@ class Auditor:
 
         if journal is not None:
             settings["dir"] = journal
-        live = [sink for sink in sinks or () if not isinstance(sink, str)]
+        given = [sink for sink in sinks or () if not isinstance(sink, str)]
         if sinks is not None:
             settings["sinks"] = tuple(sink for sink in sinks if isinstance(sink, str))
         self.settings: Settings = load(**settings)
-        if self.settings.sinks:
-            from klaviyo_audit.sinks.registry import make_sink
-
-            live += [make_sink(name, self.settings) for name in self.settings.sinks]
-        service = self.settings.service or _program_name()
+        self._sinks = _sinks(given, self.settings)
         fallback = self.settings.user_id is None
+        service = self.settings.service or _program_name()
         user = self.settings.user_id or f"{service}/{_system_user()}"
-        self._writer: JournalWriter | WriteBehind = JournalWriter(
+        self._writer: JournalWriter | WriteBehind | QueueWriter = JournalWriter(
             self.settings.dir.absolute(),
             user_id=user,
-            origin={
-                "service": service,
-                "environment": self.settings.environment,
-                "host": self.settings.host,
-            },
+            origin=_origin(self.settings),
             opening=_opening(self.settings),
             on_loss=self._lost,
             sync=self.settings.durability == "fsync",
@@ -107,6 +103,15 @@ class Auditor:
                     "waits in memory cannot be there before the call. Use durability='flush'."
                 )
             self._writer = WriteBehind(self._writer)
+        problem = self._writer.open()
+        if problem is not None:
+            if self.settings.on_failure == "block":
+                raise AuditUnavailable(
+                    f"the audit journal in {self._writer.directory} cannot be opened ({problem}), "
+                    "and on_failure is 'block'. Make the folder writable, or set KLAVIYO_AUDIT_DIR."
+                )
+            if self._sinks is not None and self._sinks.names:
+                self._writer = self._queue(self._sinks.names, user, problem)
         self.recorder = Recorder(
             self._writer,
             default_user=user,
@@ -115,18 +120,12 @@ class Auditor:
             on_failure=self.settings.on_failure,
             capture=self.settings.capture,
         )
-        problem = self._writer.open()
-        if problem is not None:
-            if self.settings.on_failure == "block":
-                raise AuditUnavailable(
-                    f"the audit journal in {self._writer.directory} cannot be opened ({problem}), "
-                    "and on_failure is 'block'. Make the folder writable, or set KLAVIYO_AUDIT_DIR."
-                )
+        if problem is not None and not isinstance(self._writer, QueueWriter):
             self.recorder.lost(problem)
         self._resolved: list[dict[str, Any]] = []
         self._recovery = self._recover_in_background() if problem is None else None
         self._sealer = self._seal_in_background() if problem is None else None
-        self._feed = Feed(self._writer.path, live) if live else None
+        self._shipping = self._ship() if self._sinks else None
         atexit.register(self._at_exit)
 
     @classmethod
@@ -183,8 +182,11 @@ class Auditor:
             user_id: Who did it, if not the actor of the context.
 
         Returns:
-            The entry's id; None when the journal could not take it (the loss is counted).
+            The entry's id; None when the journal could not take it (the loss is counted), or
+            when a sink asks while it delivers.
         """
+        if is_delivering():
+            return None  # a sink that records what it delivers would never come to an end
         return self.recorder.event(
             action, resource=resource, result=result, metadata=metadata, user_id=user_id
         )
@@ -201,7 +203,7 @@ class Auditor:
         """
         if isinstance(self._writer, WriteBehind) and not self._writer.flush(timeout):
             return False
-        return True if self._feed is None else self._feed.flush(timeout)
+        return True if self._shipping is None else self._shipping.flush(timeout)
 
     def close(self) -> None:
         """Deliver what is left and write the journal's goodbye.
@@ -212,11 +214,14 @@ class Auditor:
         if self._recovery is not None:
             self._recovery.join(_EXIT_SECONDS)
         self._writer.close()
-        if self._feed is not None:
-            self._feed.close(_EXIT_SECONDS)
-            self._feed = None
         if self._sealer is not None:
             self._sealer.stop(_EXIT_SECONDS)
+        if self._shipping is not None:
+            # After the last checkpoint, which goes to the sinks too.
+            self._shipping.close(self.settings.ship_exit_wait)
+            self._shipping = None
+            if isinstance(self._writer, QueueWriter):
+                self._writer.give_up()
 
     def _at_exit(self) -> None:
         self.close()
@@ -247,12 +252,15 @@ class Auditor:
         Returns:
             The intents that were closed, by this or when this auditor was made.
         """
+        if isinstance(self._writer, QueueWriter):
+            return []  # there is no journal
         if self._recovery is not None:
             self._recovery.join()
         self._resolved += recover(self._writer, [self._writer.id], everything=True).resolved
         return self._resolved
 
     def _recover(self, own: list[str]) -> None:
+        assert not isinstance(self._writer, QueueWriter)
         try:
             self._resolved += recover(self._writer, own).resolved
         except Exception as error:
@@ -280,6 +288,37 @@ class Auditor:
             signing_key=None if key is None else key.get_secret_value(),
             public_key=self.settings.public_key,
             announce=self.recorder.about_journal,
+            needed_from=self._needed_by_sinks,
+        )
+
+    def _needed_by_sinks(self) -> int:
+        """The first file of the journal that a sink has not got whole; retention leaves it."""
+        from klaviyo_audit.sinks.lag import needed_from
+
+        return needed_from(self._writer.directory, self._sinks.kept if self._sinks else ())
+
+    def _ship(self) -> Shipping:
+        """Deliver in threads of this process, or wait there until another one stops."""
+        assert self._sinks is not None
+        writer = self._writer
+        if isinstance(writer, QueueWriter):
+            return self._sinks.ship(writer.directory, books=partial(QueueBooks, writer))
+        return self._sinks.ship(writer.directory)
+
+    def _queue(self, names: Sequence[str], user: str, problem: OSError) -> QueueWriter:
+        """What stands in for a journal that cannot be."""
+        settings = self.settings
+        return QueueWriter(
+            settings.dir.absolute(),
+            names,
+            user_id=user,
+            origin=_origin(settings),
+            opening=_opening(settings),
+            capacity=settings.queue_entries,
+            overflow=settings.queue_overflow,
+            block=settings.queue_block,
+            on_loss=self._lost,
+            problem=problem,
         )
 
     def _low_space(self, level: Level, free: int) -> None:
@@ -299,6 +338,22 @@ def _decorate(
     if function is None:
         return lambda given: audited_function(given, source, **options)
     return audited_function(function, source, **options)
+
+
+def _origin(settings: Settings) -> dict[str, str | None]:
+    return {
+        "service": settings.service or _program_name(),
+        "environment": settings.environment,
+        "host": settings.host,
+    }
+
+
+def _sinks(given: Sequence[Sink], settings: Settings) -> Sinks | None:
+    if not given and not settings.sinks:
+        return None
+    from klaviyo_audit.sinks.shipping import Sinks
+
+    return Sinks(given, settings)
 
 
 def _program_name() -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from klaviyo_audit.journal.behind import WriteBehind
     from klaviyo_audit.journal.writer import JournalWriter
+    from klaviyo_audit.sinks.queue import QueueWriter
 
 Intents = Literal["writes", "all", "none"]
 OnFailure = Literal["continue", "block"]
@@ -121,7 +122,7 @@ class Recorder:
 
     def __init__(
         self,
-        writer: JournalWriter | WriteBehind,
+        writer: JournalWriter | WriteBehind | QueueWriter,
         *,
         default_user: str,
         default_is_fallback: bool,

@@ -34,6 +34,21 @@ def make_sink(name: str, settings: Settings) -> Sink:
         ConfigurationError: There is none of that name, its package cannot be imported, or the
             settings are not enough for it.
     """
+    point = find_sink(name)
+    try:
+        make: Any = point.load()
+        sink = make(settings)
+    except ImportError as error:
+        raise ConfigurationError(_missing(point, error)) from error
+    return checked(sink, f"the sink {name!r} ({point.value})")
+
+
+def find_sink(name: str) -> metadata.EntryPoint:
+    """Find a sink by its name, without importing it.
+
+    Raises:
+        ConfigurationError: There is none of that name.
+    """
     points = known_sinks()
     if name not in points:
         near = difflib.get_close_matches(name, points, n=1)
@@ -43,12 +58,7 @@ def make_sink(name: str, settings: Settings) -> Sink:
             f"(setting sinks, KLAVIYO_AUDIT_SINKS); a package adds one by the entry point group "
             f"{GROUP}"
         )
-    try:
-        make: Any = points[name].load()
-        sink = make(settings)
-    except ImportError as error:
-        raise ConfigurationError(_missing(points[name], error)) from error
-    return checked(sink, f"the sink {name!r} ({points[name].value})")
+    return points[name]
 
 
 def _missing(point: metadata.EntryPoint, error: ImportError) -> str:

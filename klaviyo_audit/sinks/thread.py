@@ -9,12 +9,10 @@ import weakref
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from klaviyo_audit import clock
-from klaviyo_audit.sinks.attempts import is_delivering
 from klaviyo_audit.sinks.lag import is_delivered_up_to
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from klaviyo_audit.sinks.shipper import Condition, Shipper
 
@@ -157,59 +155,6 @@ class ShipperThread:
                 if pause > 0 and not self._stopping and self._wanted == wanted:
                     changed.wait(min(pause, 60.0))
         shipper.close()
-
-
-class Shipping:
-    """The shippers of one process.
-
-    Args:
-        makers: Make the shippers, one a sink.
-    """
-
-    def __init__(self, makers: Sequence[Callable[[], Shipper]]) -> None:
-        self.threads = tuple(ShipperThread(make) for make in makers)
-
-    def start(self) -> None:
-        """Start all threads."""
-        for thread in self.threads:
-            thread.start()
-
-    def flush(self, timeout: float) -> bool:
-        """Have everything delivered that was recorded before now.
-
-        Args:
-            timeout: Seconds to wait at most.
-
-        Returns:
-            Whether it was.
-        """
-        if is_delivering():
-            return False  # a sink would wait for itself
-        until = monotonic() + timeout
-        since = clock.now()
-        running = [thread for thread in self.threads if thread.start()]
-        requests = [(thread, thread.request()) for thread in running]
-        done = [thread.wait_for(request, until, since) for thread, request in requests]
-        # At the very end of the program there are no threads: the work is done here.
-        inline = [thread for thread in self.threads if thread not in running]
-        done += [thread.shipper.run_once(max(0.0, until - monotonic())) for thread in inline]
-        return all(done)
-
-    def close(self, timeout: float) -> bool:
-        """Deliver what is left, as far as it goes within the timeout (seconds); then stop.
-
-        Returns:
-            Whether everything was delivered.
-        """
-        until = monotonic() + timeout
-        done = self.flush(timeout)
-        for thread in self.threads:
-            thread.stop()
-        for thread in self.threads:
-            if not thread.join(max(until, monotonic() + _POLL_SECONDS)):
-                continue  # its sink hangs; what it holds goes with the process
-            thread.shipper.close()
-        return done
 
 
 _threads: weakref.WeakSet[ShipperThread] = weakref.WeakSet()

@@ -1,0 +1,330 @@
+"""A bounded queue in memory that stands in for the journal where there can be none."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import secrets
+import threading
+from collections import deque
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import orjson
+from uuid_utils import uuid7
+
+from klaviyo_audit import clock
+from klaviyo_audit.entry import SCHEMA_VERSION, Phase
+from klaviyo_audit.journal.folder import JOURNAL_NAME
+from klaviyo_audit.journal.format import encodable, encode
+from klaviyo_audit.journal.line import decoded
+from klaviyo_audit.journal.losses import Losses
+from klaviyo_audit.sinks.attempts import is_delivering
+from klaviyo_audit.sinks.bookmark import Bookmark
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from klaviyo_audit.journal.line import Line
+    from klaviyo_audit.sinks.batch import Batch, DeadLetter
+    from klaviyo_audit.sinks.condition import Condition
+
+Overflow = Literal["drop_newest", "drop_oldest", "block"]
+
+_WAIT_SECONDS: Final = 0.001
+
+_log = logging.getLogger("klaviyo_audit")
+
+
+class QueueFull(OSError):  # noqa: N818  (what happened, as a gap names it)
+    """An entry found no room in a sink's queue."""
+
+
+class _Queue:
+    """What waits for one sink."""
+
+    __slots__ = ("lines", "losses", "name")
+
+    def __init__(self, name: str, writer: str) -> None:
+        self.name = name
+        self.lines: deque[bytes] = deque()
+        self.losses = Losses(writer)
+
+
+class QueueWriter:
+    """Takes the place of the journal's writer: each entry goes into a queue for each sink.
+
+    A queue for each, so that a sink that hangs costs the others nothing.
+
+    Args:
+        directory: Where the journal would be.
+        names: The sinks.
+        user_id: Who is named in the lines about the trail itself.
+        origin: Service, environment and host for the entries' ``origin``.
+        opening: Facts for the first line's ``metadata``.
+        capacity: How many entries wait for a sink at most.
+        overflow: What happens to an entry that finds no room.
+        block: Seconds it waits for room with ``block``.
+        on_loss: Called with the error whenever an entry was lost.
+        problem: Why there is no journal; it is told once.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        names: Sequence[str],
+        *,
+        user_id: str,
+        origin: Mapping[str, str | None],
+        opening: Mapping[str, Any],
+        capacity: int,
+        overflow: Overflow,
+        block: float,
+        on_loss: Callable[[Exception], None],
+        problem: OSError,
+    ) -> None:
+        self.directory = directory
+        self.path = directory / JOURNAL_NAME
+        self._names = tuple(names)
+        self._user_id = user_id
+        self._origin = {name: value for name, value in origin.items() if value is not None}
+        self._opening = dict(opening)
+        self._capacity = capacity
+        self._overflow = overflow
+        self._block = block
+        self._on_loss = on_loss
+        self._start()
+        _log.warning(
+            "the audit journal in %s cannot be opened (%s). At most %d entries wait in memory for "
+            "each of the sinks %s instead: what a sink has not got when the program is killed is "
+            "lost. Make the folder writable, or set KLAVIYO_AUDIT_DIR.",
+            directory,
+            problem.strerror or problem,
+            capacity,
+            ", ".join(names),
+        )
+
+    def _start(self) -> None:
+        self.id = secrets.token_hex(8)
+        self.pid = os.getpid()
+        self.lost = 0
+        """Entries that a sink will not get."""
+        self._next: Callable[[], int] = itertools.count().__next__
+        self._lock = threading.Lock()
+        self._queues = {name: _Queue(name, self.id) for name in self._names}
+        self._say("journal.open", {**self._opening, "queue": self._capacity})
+
+    def open(self) -> OSError | None:
+        """There is nothing that could fail."""
+        return None
+
+    def append(self, members: dict[str, Any], *, linked: bool = False) -> OSError | None:
+        """Queue one entry.
+
+        Args:
+            members: As for `klaviyo_audit.journal.writer.JournalWriter.append`.
+            linked: Has no meaning here.
+
+        Returns:
+            None, or the error if one of the sinks will not get it; the loss is counted already.
+        """
+        del linked
+        self._adopt_after_fork()
+        number = self._next()
+        members["writer"], members["n"] = self.id, number
+        if members["origin"] is None:
+            members["origin"] = self.origin()
+        try:
+            line = encode(members)
+        except TypeError:
+            line = encode(encodable(members))
+        error = None
+        for queue in self._queues.values():
+            if queue.losses.count and len(queue.lines) < self._capacity:
+                self._tell_losses(queue)
+            error = self._put(queue, line, number, str(members["action"])) or error
+        if error is not None:
+            self._on_loss(error)
+        return error
+
+    def refuse(self, members: dict[str, Any], error: OSError) -> OSError:
+        """Count an entry as lost that somebody before the queue could not take."""
+        for queue in self._queues.values():
+            self._lose(queue, str(members["action"]), None, error)
+        return error
+
+    def origin(self) -> orjson.Fragment:
+        """The ``origin`` of an entry made on this thread."""
+        thread = threading.current_thread().name[:100]
+        facts = {**self._origin, "pid": self.pid, "thread": thread}
+        return orjson.Fragment(orjson.dumps(encodable(facts)))
+
+    def close(self) -> None:
+        """Say goodbye. An entry after this is still queued."""
+        self._adopt_after_fork()
+        self._say("journal.close", {}, closing=True)
+
+    def give_up(self) -> None:
+        """Say how many entries were not delivered; they are lost with the process."""
+        for queue in self._queues.values():
+            if queue.lines or queue.losses.count:
+                _log.warning(
+                    "the sink %s did not get %d entries, which are lost: there was no journal",
+                    queue.name,
+                    len(queue.lines) + queue.losses.count,
+                )
+
+    def waiting(self, name: str) -> int:
+        """How many entries wait for a sink."""
+        return len(self._queues[name].lines)
+
+    def take(self, name: str) -> bytes | None:
+        """The next line for a sink."""
+        self._adopt_after_fork()
+        queue = self._queues[name]
+        if not queue.lines and queue.losses.count:
+            self._tell_losses(queue)
+        try:
+            return queue.lines.popleft()
+        except IndexError:
+            return None
+
+    def put_back(self, name: str, line: bytes) -> None:
+        """Undo a `take`."""
+        self._queues[name].lines.appendleft(line)
+
+    def _put(self, queue: _Queue, line: bytes, number: int, action: str) -> OSError | None:
+        if len(queue.lines) >= self._capacity and self._overflow == "block":
+            self._wait_for_room(queue)
+        if len(queue.lines) < self._capacity:
+            queue.lines.append(line)
+            return None
+        error = QueueFull(f"the queue of the sink {queue.name} is full ({self._capacity} entries)")
+        if self._overflow == "drop_oldest":
+            try:
+                oldest = orjson.loads(queue.lines.popleft())
+            except IndexError:
+                oldest = None  # the sink was faster
+            queue.lines.append(line)
+            if oldest is not None:
+                return self._lose(queue, oldest["action"], oldest["n"], error)
+            return None
+        return self._lose(queue, action, number, error)
+
+    def _wait_for_room(self, queue: _Queue) -> None:
+        until = monotonic() + (0.0 if is_delivering() else self._block)
+        while len(queue.lines) >= self._capacity and monotonic() < until:
+            sleep(_WAIT_SECONDS)
+
+    def _lose(self, queue: _Queue, action: str, number: int | None, error: OSError) -> OSError:
+        with self._lock:
+            queue.losses.add(action, number, error)
+            self.lost += 1
+        return error
+
+    def _tell_losses(self, queue: _Queue) -> None:
+        """Write a gap for all sinks to see: what one of them will not get, the others may have."""
+        with self._lock:
+            losses, queue.losses = queue.losses, Losses(self.id)
+        if losses.count:
+            self._say("journal.gap", {**losses.metadata(), "sink": queue.name}, Phase.GAP)
+
+    def _say(
+        self,
+        action: str,
+        metadata: dict[str, Any],
+        phase: Phase = Phase.JOURNAL,
+        *,
+        closing: bool = False,
+    ) -> None:
+        number = self._next()
+        members = {
+            "v": SCHEMA_VERSION,
+            "id": str(uuid7()),
+            "writer": self.id,
+            "n": number,
+            "timestamp": clock.now(),
+            "phase": phase.value,
+            "action": action,
+            "user_id": self._user_id,
+            "origin": self.origin(),
+            "metadata": {**metadata, "lines": number + 1} if closing else metadata,
+        }
+        line = encode(members)
+        for queue in self._queues.values():
+            # Not bounded: there are few of these, and a loss must not be lost.
+            queue.lines.append(line)
+
+    def _adopt_after_fork(self) -> None:
+        """In a forked child: what the parent had queued, the parent delivers."""
+        if self.pid != os.getpid():
+            self._start()
+
+
+class QueueBooks:
+    """What a shipper needs to deliver from a queue, of which nothing is written down.
+
+    Args:
+        writer: The queues.
+        name: The sink's name.
+    """
+
+    def __init__(self, writer: QueueWriter, name: str) -> None:
+        self._writer = writer
+        self._name = name
+        self._last: bytes | None = None
+
+    def own(self) -> bool:
+        """See `klaviyo_audit.sinks.books.Books`, as for all that follows."""
+        return True
+
+    def open(self, tell: Callable[[str], None]) -> tuple[QueueBooks, Bookmark]:
+        """The queue is its own source."""
+        del tell
+        return self, Bookmark()
+
+    def take(self) -> Sequence[Line]:
+        """The next line of the queue."""
+        self._last = self._writer.take(self._name)
+        return () if self._last is None else (decoded(0, 0, self._last[:-1]),)
+
+    def put_back(self) -> None:
+        """Undo the last `take`."""
+        if self._last is not None:
+            self._writer.put_back(self._name, self._last)
+
+    def look_again(self) -> None:
+        """The queue is always looked at."""
+
+    def bookmark(self, counts: Bookmark) -> Bookmark:
+        """There is no place in a queue."""
+        return counts
+
+    def bury(self, letters: Sequence[DeadLetter]) -> None:
+        """Say what is lost: there is no place for dead letters."""
+        for letter in letters:
+            _log.warning(
+                "sink %s: an entry is lost (%s); there is no folder to keep it in",
+                self._name,
+                letter.why,
+            )
+
+    def note(self, batch: Batch, *, rejected: int, attempts: int, facts: Mapping[str, Any]) -> None:
+        """There is no place for receipts."""
+
+    def save(self, bookmark: Bookmark, *, last: bool = False, lazily: bool = False) -> None:
+        """There is no place for a bookmark."""
+
+    def show(self, condition: Condition) -> None:
+        """Nor for this."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def drop(self) -> None:
+        """There is no lock."""
+
+    def forget(self) -> None:
+        """Likewise."""
