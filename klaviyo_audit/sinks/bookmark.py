@@ -40,8 +40,10 @@ class Place:
     """How many lines of the file are before that, damaged ones included."""
     mark: int = 0
     """The byte after the last whole entry that was taken, its newline not counted."""
+    size: int = 0
+    """How many bytes that entry has."""
     sum: str = ""
-    """That entry's `sum`: it shows whether the file is still the one that was read."""
+    """Its `sum`: it shows whether the file is still the one that was read."""
 
 
 @dataclass(frozen=True, slots=True)

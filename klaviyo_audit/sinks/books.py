@@ -70,7 +70,7 @@ class Books(Protocol):
         """Move the bookmark. Raises OSError where that is not possible."""
 
     def show(self, condition: Condition) -> None:
-        """Say how the sink does."""
+        """Say how the sink does, and save what was put off. Raises OSError."""
 
     def drop(self) -> None:
         """Give up the right to ship."""
@@ -155,6 +155,8 @@ class JournalBooks:
 
     def show(self, condition: Condition) -> None:
         """See `Books.show`."""
+        if self._unsaved is not None:
+            self.save(self._unsaved, lazily=True)
         now = monotonic()
         said = condition.to_dict()
         urgent = any(said.get(n) != self._shown.get(n) for n in ("state", "error", "overdue"))

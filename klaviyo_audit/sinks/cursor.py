@@ -6,9 +6,10 @@ import contextlib
 import fcntl
 import os
 from itertools import chain
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO
 
-from klaviyo_audit.journal.format import SUM_DIGITS, SUM_MEMBER
+from klaviyo_audit.journal.format import SUM_DIGITS
+from klaviyo_audit.journal.line import is_intact
 from klaviyo_audit.journal.reader import Damage, lines_of, open_journal, scan
 from klaviyo_audit.journal.segments import COMPRESSED, decompressed
 from klaviyo_audit.sinks.bookmark import Place
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
     from klaviyo_audit.journal.line import Line
     from klaviyo_audit.journal.reader import Run
-
-_TAIL: Final = len(SUM_MEMBER) + SUM_DIGITS + len(b'"}')
 
 
 class Cursor:
@@ -47,7 +46,7 @@ class Cursor:
         self.number = place.file
         """The file's number, once that is known."""
         self._offset, self._count = place.offset, place.lines
-        self._mark, self._sum = place.mark, place.sum
+        self._mark, self._size, self._sum = place.mark, place.size, place.sum
         try:
             content = decompressed(opened, path.suffix)
             self._file: BinaryIO = self._closing.enter_context(content)
@@ -58,12 +57,20 @@ class Cursor:
         self._lines: Iterator[tuple[tuple[Line, ...], int]] = iter(())
         self._grows = self.is_plain
         self._at_end = False
-        self._before: tuple[tuple[Line, ...], int, tuple[int, int, int, str]]
+        self._before: tuple[tuple[Line, ...], int, tuple[int, int, int, int, str]]
 
     @property
     def place(self) -> Place:
         """How far the file was read."""
-        return Place(self.number, *self.identity, self._offset, self._count, self._mark, self._sum)
+        return Place(
+            self.number,
+            *self.identity,
+            self._offset,
+            self._count,
+            self._mark,
+            self._size,
+            self._sum,
+        )
 
     @property
     def links(self) -> int:
@@ -104,8 +111,9 @@ class Cursor:
         if not self._sum:
             return True
         self._items = None
-        self._file.seek(self._mark - _TAIL)
-        return self._file.read(_TAIL) == b'%b%b"}' % (SUM_MEMBER, self._sum.encode())
+        self._file.seek(self._mark - self._size)
+        line = self._file.read(self._size)
+        return line[-SUM_DIGITS - 2 : -2] == self._sum.encode() and is_intact(line)
 
     def take(self) -> tuple[Line, ...]:
         """The next line of the file: its entry, or the pieces of one that is damaged.
@@ -137,14 +145,14 @@ class Cursor:
         """Undo the last `take` that gave something."""
         lines, end, place = self._before
         self._lines = chain([(lines, end)], self._lines)
-        self._offset, self._count, self._mark, self._sum = place
+        self._offset, self._count, self._mark, self._size, self._sum = place
 
     def _taken(self, lines: tuple[Line, ...], end: int) -> tuple[Line, ...]:
         last = lines[-1]
-        self._before = (lines, end, (self._offset, self._count, self._mark, self._sum))
+        self._before = (lines, end, (self._offset, self._count, self._mark, self._size, self._sum))
         self._offset, self._count = end, last.number
         if last.members is not None:
-            self._mark = last.offset + len(last.raw)
+            self._mark, self._size = last.offset + len(last.raw), len(last.raw)
             self._sum = last.raw[-SUM_DIGITS - 2 : -2].decode()
         return lines
 

@@ -119,6 +119,7 @@ def _latest(file: JournalFile, ranks: Mapping[bytes, int]) -> Place | None:
                         end,
                         last.number,
                         last.offset + len(last.raw),
+                        len(last.raw),
                         mark.decode(),
                     )
     return found

@@ -244,6 +244,11 @@ class Shipper:
         if gathering.is_empty:
             condition.state = "idle"
             condition.caught_up_at = clock.now()
+            place = self._source.bookmark(self._bookmark)
+            if place != self._bookmark:
+                # A file was left behind: retention need not keep it for this sink any more.
+                self._bookmark = place
+                self._books.save(place, lazily=True)
             return None
         if gathering.is_at_end and gathering.since is not None and not urgent:
             due = gathering.since + self._age - monotonic()

@@ -1,0 +1,331 @@
+"""Following the journal across everything that can become of its files."""
+
+import fcntl
+import os
+import shutil
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from klaviyo_audit.journal.format import encode
+from klaviyo_audit.journal.segments import rotated_files
+from klaviyo_audit.sinks.bookmark import load_bookmark
+from klaviyo_audit.sinks.lag import is_delivered_up_to, lag_of, needed_from
+from klaviyo_audit.sinks.shipper import Pace, Shipper
+from tests.journal.sealing import append, entry, make_sealer, settle
+from tests.journal.sealing import write as write_lines
+from tests.sinks.conftest import Recorded
+
+
+def ids(recorded):
+    """The test's own entries, in the order they came."""
+    return [e.id for e in recorded.entries if e.action == "test"]
+
+
+def expected(*ranges):
+    return [f"id-{n}" for start, end in ranges for n in range(start, end)]
+
+
+def seal_and_rotate(folder, compress="zstd"):
+    """Seal everything, and set the live file aside whatever its size."""
+    sealer = make_sealer(folder, rotate_bytes=1, compress=compress)
+    settle(sealer, 0.2)
+    sealer.close()
+
+
+def line(number):
+    members = {**entry(number), "writer": "f" * 16, "n": number, "origin": {}}
+    return encode(members)
+
+
+def delete_receipts(trail):
+    (trail.folder / "sinks" / "recorded" / "receipts.jsonl").unlink()
+
+
+@pytest.mark.parametrize("compress", ["none", "gzip", "zstd"])
+@pytest.mark.parametrize("restart", [False, True])
+def test_rotation_and_compression(trail, shipper, recorded, told, compress, restart):
+    worker = shipper(recorded)
+    for start in range(0, 50, 10):
+        write_lines(trail.folder, 10, start)
+        assert worker.run_once(10)
+        write_lines(trail.folder, 3, start + 100)
+        seal_and_rotate(trail.folder, compress)
+        if restart:
+            worker.close()
+            worker = shipper(recorded)
+    assert worker.run_once(10)
+    wanted = [pair for s in range(0, 50, 10) for pair in ((s, s + 10), (s + 100, s + 103))]
+    assert ids(recorded) == expected(*wanted)
+    assert told == []
+    assert len(rotated_files(trail.folder)) >= 4
+
+
+def test_a_sink_that_comes_late_gets_the_rotated_files_too(trail, ship, recorded):
+    for start in (0, 10, 20):
+        write_lines(trail.folder, 10, start)
+        seal_and_rotate(trail.folder)
+    write_lines(trail.folder, 10, 30)
+    assert ship(recorded)
+    assert ids(recorded) == expected((0, 40))
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_late_lines_in_a_file_that_was_set_aside(trail, shipper, recorded, restart, told):
+    """A writer that was stopped between looking for a new file and writing."""
+    write_lines(trail.folder, 5)
+    stopped = os.open(trail.path, os.O_WRONLY | os.O_APPEND)
+    fcntl.flock(stopped, fcntl.LOCK_SH)
+    worker = shipper(recorded)
+    assert worker.run_once(10)
+    seal_and_rotate(trail.folder)
+    write_lines(trail.folder, 5, 10)
+    assert _until(lambda: worker.run_once(10) and len(ids(recorded)) == 10)
+    if restart:
+        worker.close()
+        worker = shipper(recorded)
+    os.write(stopped, line(99))
+    os.close(stopped)
+    assert _until(lambda: worker.run_once(10) and len(ids(recorded)) == 11)
+    assert ids(recorded) == [*expected((0, 5), (10, 15)), "id-99"]
+    assert _until(lambda: worker.run_once(10) and not load_bookmark(worker.folder).waiting)
+    assert told == []
+
+
+def _until(condition, seconds=10):
+    import time
+
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def test_damage_is_not_delivered_but_counted_and_told(trail, ship, recorded, told):
+    write_lines(trail.folder, 2)
+    append(trail.folder, line(50)[:40])  # a torn line, the next one follows directly
+    append(trail.folder, line(51))
+    append(trail.folder, b"foreign\n\0\0\0\n")
+    append(trail.folder, line(52).replace(b'"action":"test"', b'"action":"TEST"'))
+    write_lines(trail.folder, 2, 2)
+    assert ship(recorded)
+    assert ids(recorded) == ["id-0", "id-1", "id-51", "id-2", "id-3"]
+    assert load_bookmark(trail.folder / "sinks" / "recorded").damaged == 4
+    assert any("the rest of this line is missing" in message for message in told)
+    assert len(told) == 4
+
+
+def test_a_line_in_the_making_is_waited_for(trail, shipper, recorded):
+    write_lines(trail.folder, 1)
+    worker = shipper(recorded)
+    append(trail.folder, line(50)[:40])
+    assert worker.run_once(5)
+    append(trail.folder, line(50)[40:])
+    assert worker.run_once(5)
+    assert ids(recorded) == ["id-0", "id-50"]
+
+
+@pytest.mark.parametrize("live", [True, False], ids=["while shipping", "between two runs"])
+def test_the_journal_was_cut(trail, shipper, recorded, told, live):
+    write_lines(trail.folder, 3)
+    worker = shipper(recorded)
+    assert worker.run_once(5)
+    write_lines(trail.folder, 3, 3)
+    assert worker.run_once(5)
+    if not live:
+        worker.close()
+        worker = shipper(recorded)
+    data = trail.path.read_bytes()
+    with trail.path.open("rb+") as file:
+        file.truncate(data.index(b'{"v":1,"id":"id-5"'))
+    append(trail.folder, line(50))
+    worker.run_once(5)
+    worker.run_once(5)
+    assert recorded.entries[-1].id == "id-50"
+    assert any("going on after the last line that matches" in message for message in told)
+    # The last line that a receipt names is the goodbye after id-2.
+    assert ids(recorded) == expected((0, 6), (3, 5), (50, 51))
+
+
+@pytest.mark.parametrize("live", [True, False], ids=["while shipping", "between two runs"])
+def test_the_journal_was_replaced_by_another(trail, shipper, recorded, told, live):
+    write_lines(trail.folder, 3)
+    worker = shipper(recorded)
+    assert worker.run_once(5)
+    if not live:
+        worker.close()
+        worker = shipper(recorded)
+    (trail.folder / "other").write_bytes(b"".join(map(line, range(10, 20))))
+    (trail.folder / "other").rename(trail.path)
+    assert _until(lambda: worker.run_once(5) and len(ids(recorded)) == 13)
+    assert ids(recorded) == expected((0, 3), (10, 20))
+    assert any("was deleted" in m or "does not match" in m for m in told)
+
+
+def test_a_changed_line_at_the_bookmark_is_noticed(trail, ship, recorded, told):
+    write_lines(trail.folder, 3)
+    ship(recorded)
+    data = trail.path.read_bytes()
+    last = data.rindex(b'{"v":1')
+    trail.path.write_bytes(data[:last] + data[last:].replace(b"journal.close", b"journal.clone"))
+    append(trail.folder, line(50))
+    assert ship(recorded)
+    assert any("does not match the journal" in message for message in told)
+    assert ids(recorded)[-1] == "id-50"
+
+
+def test_logrotate_renamed_the_file(trail, shipper, recorded, told):
+    write_lines(trail.folder, 3)
+    worker = shipper(recorded)
+    assert worker.run_once(5)
+    append(trail.folder, line(50))
+    trail.path.rename(trail.folder / "audit.jsonl.1")
+    write_lines(trail.folder, 2, 3)
+    worker.close()
+    assert shipper(recorded).run_once(5)
+    assert ids(recorded) == ["id-0", "id-1", "id-2", "id-50", "id-3", "id-4"]
+    assert told == []
+
+
+def test_a_journal_put_back_from_a_backup(trail, ship, recorded, told):
+    write_lines(trail.folder, 3)
+    ship(recorded)
+    shutil.copy(trail.path, trail.folder / "copy")
+    (trail.folder / "copy").rename(trail.path)
+    append(trail.folder, line(50))
+    assert ship(recorded)
+    assert ids(recorded) == [*expected((0, 3)), "id-50"]
+    assert told == []
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage\n", b'{"v":1}\n', b'{"v":2,"sum":"0"}'])
+def test_a_damaged_bookmark_is_made_up_for_by_the_receipts(trail, ship, recorded, told, content):
+    write_lines(trail.folder, 3)
+    ship(recorded)
+    (trail.folder / "sinks" / "recorded" / "bookmark").write_bytes(content)
+    append(trail.folder, line(50))
+    assert ship(recorded)
+    assert ids(recorded) == [*expected((0, 3)), "id-50"]
+    assert any("can't be used" in message for message in told)
+
+
+def test_nothing_is_known_any_more_so_everything_is_delivered_again(trail, ship, recorded, told):
+    write_lines(trail.folder, 3)
+    seal_and_rotate(trail.folder)
+    write_lines(trail.folder, 3, 3)
+    ship(recorded)
+    (trail.folder / "sinks" / "recorded" / "bookmark").write_bytes(b"garbage")
+    delete_receipts(trail)
+    assert ship(recorded)
+    assert ids(recorded) == expected((0, 6), (0, 6))
+    assert any("starting at its beginning" in message for message in told)
+
+
+def test_a_rotated_file_was_removed_by_somebody(trail, ship, recorded, told):
+    write_lines(trail.folder, 3)
+    assert ship(recorded)
+    write_lines(trail.folder, 3, 3)
+    seal_and_rotate(trail.folder)
+    write_lines(trail.folder, 3, 6)
+    for path in rotated_files(trail.folder).values():
+        path.unlink()
+    assert ship(recorded)
+    assert ids(recorded) == expected((0, 3), (6, 9))
+    assert any("does not match the journal" in message for message in told)
+
+
+def test_lag_and_what_retention_must_leave(trail, ship, recorded, told):
+    folder = trail.folder / "sinks" / "recorded"
+    write_lines(trail.folder, 3)
+    assert needed_from(trail.folder, ["recorded"]) == 0, "it has not begun"
+    assert ship(recorded)
+    assert lag_of(folder, load_bookmark(folder)).lines == 0
+    nothing = needed_from(trail.folder)
+    seal_and_rotate(trail.folder)
+    write_lines(trail.folder, 3, 3)
+    first, *_ = sorted(rotated_files(trail.folder))
+    assert nothing > first
+    assert needed_from(trail.folder) == first, "it may have lines after the bookmark"
+    lag = lag_of(folder, load_bookmark(folder))
+    assert lag.lines == 5
+    assert not is_delivered_up_to(folder, "2027")
+    assert ship(recorded)
+    assert needed_from(trail.folder) > first
+    assert lag_of(folder, load_bookmark(folder)).lines == 0
+    assert is_delivered_up_to(folder, "2027")
+    (folder / "bookmark").write_bytes(b"garbage")
+    assert needed_from(trail.folder) == 0
+
+
+def test_retention_waits_for_the_sinks(trail, ship, recorded):
+    for start in (0, 10, 20):
+        write_lines(trail.folder, 10, start)
+        seal_and_rotate(trail.folder)
+    write_lines(trail.folder, 1, 30)
+
+    def retain():
+        sealer = make_sealer(
+            trail.folder,
+            rotate_bytes=1 << 30,
+            retain_bytes=1,
+            needed_from=lambda: needed_from(trail.folder, ["recorded"]),
+        )
+        settle(sealer, 0.3)
+        sealer.close()
+        return len(rotated_files(trail.folder))
+
+    assert retain() == 3
+    assert ship(recorded)
+    assert retain() == 0
+    assert ids(recorded) == expected((0, 31))
+
+
+operations = st.lists(
+    st.sampled_from(["write", "ship", "restart", "rotate", "late", "tear"]), max_size=14
+)
+
+
+@hypothesis_settings(max_examples=25, deadline=None)
+@given(operations)
+def test_whatever_happens_each_entry_comes_once_and_none_is_left_out(tmp_path_factory, steps):
+    folder = tmp_path_factory.mktemp("model") / "trail"
+    recorded, told, written = Recorded(), [], []
+    folder.mkdir(mode=0o700)
+
+    def worker():
+        return Shipper(folder, recorded, pace=Pace(batch_entries=3), tell=told.append)
+
+    shipper, stopped = worker(), None
+    for number, step in enumerate([*steps, "write"]):
+        if step == "write":
+            append(folder, b"".join(line(number * 10 + i) for i in range(4)))
+            written += [f"id-{number * 10 + i}" for i in range(4)]
+        elif step == "ship":
+            shipper.run_once(10)
+        elif step == "restart":
+            shipper.close()
+            shipper = worker()
+        elif step == "rotate":
+            sealer = make_sealer(folder, rotate_bytes=1)
+            settle(sealer)
+            sealer.close()
+        elif step == "tear":
+            append(folder, line(9999)[:30])
+        elif stopped is None and (folder / "audit.jsonl").exists():
+            stopped = os.open(folder / "audit.jsonl", os.O_WRONLY | os.O_APPEND)
+            fcntl.flock(stopped, fcntl.LOCK_SH)
+        elif stopped is not None:
+            os.write(stopped, line(number * 10))
+            written.append(f"id-{number * 10}")
+            os.close(stopped)
+            stopped = None
+    if stopped is not None:
+        os.close(stopped)
+    assert _until(lambda: shipper.run_once(10) and len(ids(recorded)) >= len(written), 5)
+    shipper.close()
+    assert sorted(ids(recorded)) == sorted(written)
+    assert not any("match" in message or "gone" in message for message in told)
