@@ -28,6 +28,7 @@ ROWS = {
     "import": "imports",
     "processes": "processes",
     "sealing": "sealing",
+    "scan": "scanning",
 }
 """The rows in the order they are run, and each one's module."""
 

@@ -12,6 +12,7 @@ from klaviyo_audit.cli import (
     prove,
     resolve,
     run,
+    scan,
     schema,
     seal,
     tail,
@@ -40,3 +41,4 @@ main.add_command(keygen.keygen)
 main.add_command(prove.prove)
 main.add_command(verify_proof.verify_proof)
 main.add_command(run.run)
+main.add_command(scan.scan)

@@ -13,7 +13,8 @@ from klaviyo_api import KlaviyoAPI
 from tests.peers.prism import PeerMissing, openapi_file, prism_command, serve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 
 @contextmanager
@@ -24,6 +25,18 @@ def _required() -> Iterator[None]:
         if os.environ.get("KLAVIYO_AUDIT_REQUIRE_PEERS") == "1":
             pytest.fail(f"required by KLAVIYO_AUDIT_REQUIRE_PEERS=1: {missing}", pytrace=False)
         pytest.skip(str(missing))
+
+
+@pytest.fixture
+def needed() -> Callable[[Path], None]:
+    """Tells that a program is needed: without it the test is skipped, or fails where required."""
+
+    def need(program: Path) -> None:
+        with _required():
+            if not program.exists():
+                raise PeerMissing(f"{program.name} is missing: run `make peers`")
+
+    return need
 
 
 @pytest.fixture(scope="session")

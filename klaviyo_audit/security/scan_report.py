@@ -1,0 +1,98 @@
+"""A scan's result for machines: JSON, and SARIF 2.1.0 for code scanning services."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
+
+from klaviyo_audit._version import __version__
+from klaviyo_audit.security.patterns import TITLES, Rule
+
+if TYPE_CHECKING:
+    from klaviyo_audit.security.scan import Find, Scan
+
+_REMEDIES: Final = {
+    Rule.TRACKED_ENV: "Remove the file from version control and ignore it: git rm --cached.",
+}
+_REMEDY: Final = (
+    "Take it for known to others: make a new one, exchange it, disable and delete this one. "
+    "Removing it from the files does not help, it stays in history and in clones."
+)
+
+
+def as_json(result: Scan) -> str:
+    """The result as one JSON object."""
+    return json.dumps(
+        {
+            "files": result.files,
+            "bytes": result.bytes,
+            "allowed": result.allowed,
+            "unread": [{"path": path, "why": why} for path, why in result.unread],
+            "finds": [find.to_dict() for find in result.finds],
+        },
+        indent=1,
+    )
+
+
+def as_sarif(result: Scan) -> str:
+    """The result in SARIF 2.1.0 (OASIS)."""
+    rules = [
+        {
+            "id": rule.value,
+            "shortDescription": {"text": title},
+            "help": {"text": _REMEDIES.get(rule, _REMEDY)},
+            "defaultConfiguration": {"level": _level(rule)},
+            "properties": {"security-severity": "5.0" if rule is Rule.TRACKED_ENV else "9.0"},
+        }
+        for rule, title in TITLES.items()
+    ]
+    driver = {
+        "name": "klaviyo-audit",
+        "version": __version__,
+        "rules": rules,
+    }
+    run = {"tool": {"driver": driver}, "results": [_sarif_result(find) for find in result.finds]}
+    return json.dumps(
+        {
+            "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
+            "version": "2.1.0",
+            "runs": [run],
+        },
+        indent=1,
+    )
+
+
+def _level(rule: Rule) -> str:
+    return "warning" if rule is Rule.TRACKED_ENV else "error"
+
+
+def sentence(find: Find) -> str:
+    """What a find is, in words, without its place."""
+    text = TITLES[find.rule]
+    if find.masked is not None:
+        text += f" {find.masked} (fingerprint {find.fingerprint})"
+    if find.commit is not None:
+        text += f", since commit {find.commit[:12]} of {find.committed}"
+    if find.state is not None:
+        text += f": {find.state.replace('_', ' ')}"
+    return text
+
+
+def _sarif_result(find: Find) -> dict[str, Any]:
+    place: dict[str, Any] = {"artifactLocation": {"uri": quote(find.path)}}
+    if find.line is not None:
+        place["region"] = {"startLine": find.line}
+    result: dict[str, Any] = {
+        "ruleId": find.rule.value,
+        "level": _level(find.rule),
+        "message": {"text": sentence(find)},
+        "locations": [{"physicalLocation": place}],
+    }
+    if find.fingerprint is not None:
+        result["partialFingerprints"] = {"klaviyoAuditKey/v1": f"{find.fingerprint}:{find.path}"}
+    properties = {"commit": find.commit, "state": find.state}
+    known = {name: value for name, value in properties.items() if value is not None}
+    if known:
+        result["properties"] = known
+    return result
