@@ -47,7 +47,7 @@ def run(effort: Effort) -> list[Reading]:
     return [
         Reading(
             "scan",
-            f"{name}, per second of processor time, {size / 1e6:.0f} MB in {len(_PACKAGES)} packages",
+            f"{name}, by processor time, {size / 1e6:.0f} MB in {len(_PACKAGES)} packages",
             speed,
             "MB/s",
             _LEAST if name == "klaviyo-audit" else None,
