@@ -28,6 +28,8 @@ def main(url: str) -> None:
                 for fd in (go_write, life_read, *sum(groups.values(), ())):
                     os.close(fd)
                 return _run(command, go_read)
+            # Here too: a group that is killed before its first process has run must be one already.
+            os.setpgid(pid, pid)
             os.close(go_read)
             os.close(life_write)
             groups[pid] = (go_write, life_read)
