@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 import time
@@ -10,13 +11,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.faults.warm import Program
 
-_CALL = re.compile(r"^(\d+) +([a-z0-9_]+)\(")
+_CALL = re.compile(r"^(\d+ +)?([a-z0-9_]+)\(")
 INJECTED = "(INJECTED)"
 
 
-def run(strace: str, program: Program, log: Path, options: list[str], seconds: float = 30) -> int:
+def run(
+    strace: str,
+    program: Program,
+    log: Path,
+    options: list[str],
+    seconds: float = 30,
+    *,
+    follow: bool = True,
+) -> int:
     """Run a program that waits to be told to go under strace.
 
     Args:
@@ -25,6 +36,7 @@ def run(strace: str, program: Program, log: Path, options: list[str], seconds: f
         log: Where strace writes what it saw.
         options: Its further options.
         seconds: How long the program may take.
+        follow: Whether its threads and children count too.
 
     Returns:
         The program's exit status.
@@ -32,17 +44,27 @@ def run(strace: str, program: Program, log: Path, options: list[str], seconds: f
     Raises:
         TimeoutError: It hung, and was killed.
     """
-    command = [strace, "-f", "-qq", "-y", "-o", str(log), *options, "-p", str(program.pid)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:
+    with running(strace, program, log, options, follow=follow) as tracer:
         try:
-            _wait_until_traced(program.pid, tracer)
-            program.go()
             tracer.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             program.kill()
             tracer.communicate()
             raise TimeoutError(f"hung for {seconds} s") from None
     return program.wait()
+
+
+@contextlib.contextmanager
+def running(
+    strace: str, program: Program, log: Path, options: list[str], *, follow: bool
+) -> Iterator[subprocess.Popen[str]]:
+    """Let a program begin under strace, as `run` does; its end has to be waited for."""
+    threads = ["-f"] if follow else []
+    command = [strace, *threads, "-qq", "-y", "-o", str(log), *options, "-p", str(program.pid)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:
+        _wait_until_traced(program.pid, tracer)
+        program.go()
+        yield tracer
 
 
 def _wait_until_traced(pid: int, tracer: subprocess.Popen[str]) -> None:

@@ -6,6 +6,7 @@ import signal
 import threading
 
 from klaviyo_api import KlaviyoAPI
+from sealer_program import scripted_sealing  # noqa: F401  (a program as those below)
 
 from klaviyo_audit import Auditor, AuditUnavailable, acting_as
 
