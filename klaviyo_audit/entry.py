@@ -6,9 +6,12 @@ import dataclasses
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
 
 SCHEMA_VERSION = 1
 """Version of the entry's layout, its member ``v``."""
@@ -96,12 +99,12 @@ class RateLimit:
 class Http:
     """What really went over HTTP."""
 
+    status: int | None = None
+    """Status of the last response; absent if none was seen."""
     attempts: int
     """Attempts the SDK made (calls of ``ApiClient.call_api``)."""
     requests: int | None = None
     """HTTP requests really sent, repeats below the SDK included; absent if it cannot be known."""
-    status: int | None = None
-    """Status of the last response; absent if none was seen."""
     request_id: str | None = None
     """``x-klaviyo-req-id``, else ``CF-Ray``."""
     revision: str | None = None
@@ -233,22 +236,25 @@ class AuditEntry:
         return cls.from_dict(orjson.loads(line))
 
     def to_dict(self) -> dict[str, Any]:
-        """The members as a line has them: absent facts left out, in the line's order."""
+        """The members as a line has them: absent facts left out, in the line's order.
+
+        The members of the classes here are therefore in the order that lines are written in.
+        """
         return _compact(self)
 
 
 def _compact(value: Any) -> dict[str, Any]:
     members: dict[str, Any] = {}
-    for name in _names(type(value)) or ():
+    for name in _names(value.__class__) or ():
         member = getattr(value, name)
         if member is None or (name == "metadata" and not member):
             continue
-        members[name] = member if _names(type(member)) is None else _compact(member)
+        members[name] = member if _names(member.__class__) is None else _compact(member)
     return members
 
 
 @cache
-def _names(kind: type) -> tuple[str, ...] | None:
+def _names(kind: Hashable) -> tuple[str, ...] | None:
     """The members of one of the dataclasses here, or None for any other type."""
     # `dataclasses.fields` at each entry took three quarters of its time.
     if not dataclasses.is_dataclass(kind):

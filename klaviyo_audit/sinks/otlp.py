@@ -1,0 +1,207 @@
+"""The sink that sends entries and checkpoints to an OpenTelemetry collector."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+from klaviyo_audit.errors import ConfigurationError
+from klaviyo_audit.sinks.base import Rejected
+from klaviyo_audit.sinks.otlp_answers import Answer, Refused, TooLarge, Transport
+from klaviyo_audit.sinks.otlp_settings import OtlpSettings
+from klaviyo_audit.sinks.progress import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from klaviyo_audit.entry import AuditEntry
+    from klaviyo_audit.settings import Settings
+    from klaviyo_audit.sinks.otlp_records import Encoded
+
+_REQUEST_BYTES: Final = 3 << 20
+"""Collectors take 4 MiB over gRPC by default, and 20 MiB over HTTP."""
+
+_log = logging.getLogger("klaviyo_audit")
+
+
+class OtlpSink:
+    """Sends entries as OpenTelemetry log records, and waits for the collector's answer.
+
+    Args:
+        name: The sink's name.
+        service: ``service.name`` of checkpoints until an entry has told it.
+        environment: Likewise ``deployment.environment.name``.
+        host: Likewise ``host.name``.
+        **collector: The fields of `OtlpSettings`; what is not given comes from the standard
+            ``OTEL_EXPORTER_OTLP_*`` variables.
+
+    Raises:
+        ConfigurationError: A setting is not allowed, or the extra ``otel`` is not installed.
+
+    Example:
+        >>> OtlpSink(endpoint="http://127.0.0.1:4318/v1/logs")  # doctest: +SKIP
+    """
+
+    max_batch_entries = 2_000
+    max_batch_bytes = 2 << 20
+
+    def __init__(
+        self,
+        *,
+        name: str = "otlp",
+        service: str | None = None,
+        environment: str | None = None,
+        host: str | None = None,
+        **collector: Any,
+    ) -> None:
+        self.name = name
+        self.settings = OtlpSettings.from_env(**collector)
+        try:
+            from opentelemetry.sdk.resources import OTELResourceDetector
+
+            from klaviyo_audit.sinks.otlp_records import Origin
+        except ImportError as error:
+            raise ConfigurationError(_missing(error)) from error
+        detected = OTELResourceDetector().detect().attributes
+        self._common = {k: v for k, v in detected.items() if isinstance(v, str | bool | int)}
+        self._origin = Origin(service, environment, host)
+        self._progress = Progress()
+        self._most = _REQUEST_BYTES
+        self._transport: Transport | None = None
+        self._pid = 0
+        self._told: set[str] = set()
+
+    def deliver(self, entries: Sequence[AuditEntry]) -> None:
+        """Send the entries, in as many requests as their size asks for.
+
+        Raises:
+            Retry: The collector is not there or busy. What it has taken by then is not sent
+                again with the next attempt.
+            Rejected: The collector refused some, or took a request only in part.
+            ConfigurationError: It does not know us, or is none.
+        """
+        from klaviyo_audit.sinks.otlp_records import encoded
+
+        remaining = self._progress.remaining(entries)
+        pairs = [(entry, encoded(entry)) for entry in remaining]
+        if pairs:
+            self._origin = pairs[-1][1].origin
+        waiting = deque(self._portions(pairs))
+        while waiting:
+            portion = waiting.popleft()
+            subjects = [entry for entry, _ in portion]
+            try:
+                answer = self._send([record for _, record in portion])
+            except (TooLarge, Refused) as refusal:
+                if len(portion) == 1:
+                    self._progress.refused(subjects, str(refusal))
+                    continue
+                if isinstance(refusal, TooLarge):
+                    size = sum(len(record.record) for _, record in portion)
+                    self._most = max(1, min(self._most, size // 2))
+                half = len(portion) // 2
+                waiting.extendleft((portion[half:], portion[:half]))
+                continue
+            if answer.rejected:
+                self._progress.refused(subjects, _partial(answer, len(portion)))
+            else:
+                self._progress.taken(subjects)
+                self._warn(answer.message)
+        self._progress.finish(entries)
+
+    def deliver_checkpoints(self, notes: Sequence[bytes]) -> None:
+        """Send signed checkpoints, each as a log record whose body is the note.
+
+        Raises:
+            Retry: As for `deliver`.
+            Rejected: The collector refused them.
+            ConfigurationError: As for `deliver`.
+        """
+        from klaviyo_audit.sinks.otlp_records import encoded_checkpoint
+
+        try:
+            answer = self._send([encoded_checkpoint(note, self._origin) for note in notes])
+        except (TooLarge, Refused) as refusal:
+            raise Rejected((), str(refusal)) from None
+        if answer.rejected:
+            raise Rejected((), _partial(answer, len(notes)))
+
+    def close(self) -> None:
+        """Close the connection."""
+        transport, self._transport = self._transport, None
+        if transport is not None and self._pid == os.getpid():
+            transport.close()
+
+    def _portions(
+        self, pairs: Iterable[tuple[AuditEntry, Encoded]]
+    ) -> Iterator[list[tuple[AuditEntry, Encoded]]]:
+        portion: list[tuple[AuditEntry, Encoded]] = []
+        size = 0
+        for pair in pairs:
+            more = len(pair[1].record)
+            if portion and size + more > self._most:
+                yield portion
+                portion, size = [], 0
+            portion.append(pair)
+            size += more
+        if portion:
+            yield portion
+
+    def _send(self, records: Sequence[Encoded]) -> Answer:
+        from opentelemetry.instrumentation.utils import suppress_instrumentation
+
+        from klaviyo_audit.sinks.otlp_records import request_of
+
+        # Programs run by opentelemetry-instrument trace what requests and gRPC send: a span for
+        # each delivery, and with spans going to the same collector there would be no end to it.
+        with suppress_instrumentation():
+            return self._connected().send(request_of(records, self._common))
+
+    def _connected(self) -> Transport:
+        # Sessions and channels are of no use in a forked child, which makes its own.
+        if self._transport is None or self._pid != os.getpid():
+            self._transport = _transport(self.settings)
+            self._pid = os.getpid()
+        return self._transport
+
+    def _warn(self, message: str) -> None:
+        if message and message not in self._told:
+            self._told = {message}
+            _log.warning("the OTLP collector took the entries and said: %s", message)
+
+
+def from_settings(settings: Settings) -> OtlpSink:
+    """The sink for the entry point ``otlp``."""
+    return OtlpSink(service=settings.service, environment=settings.environment, host=settings.host)
+
+
+def _transport(settings: OtlpSettings) -> Transport:
+    try:
+        if settings.protocol == "grpc":
+            from klaviyo_audit.sinks.otlp_grpc import GrpcTransport
+
+            return GrpcTransport(settings)
+        from klaviyo_audit.sinks.otlp_http import HttpTransport
+
+        return HttpTransport(settings)
+    except ImportError as error:
+        raise ConfigurationError(_missing(error)) from error
+
+
+def _missing(error: ImportError) -> str:
+    return (
+        f"the OTLP sink needs {error.name or 'a package'}, which is not installed or too old: "
+        "pip install 'klaviyo-audit[otel]'"
+    )
+
+
+def _partial(answer: Answer, sent: int) -> str:
+    why = answer.message or "it gave no reason"
+    if answer.rejected >= sent:
+        return f"the collector rejected all {sent} records of a request: {why}"
+    return (
+        f"the collector rejected {answer.rejected} of {sent} records of a request, without saying "
+        f"which: {why}; sending these again repeats those it took, with the same ids"
+    )
