@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 
 from klaviyo_audit import Auditor
 from klaviyo_audit.testing import FakeKlaviyo
-from tests import planted
+from tests import broker, planted
 
 settings.register_profile(
     "project", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -98,6 +98,13 @@ def auditor(trail):
 def fake():
     with FakeKlaviyo() as server:
         yield server
+
+
+@pytest.fixture
+def broker_url(tmp_path_factory):
+    """URL of a broker for Celery."""
+    with broker.running(tmp_path_factory.mktemp("b")) as url:
+        yield url
 
 
 @pytest.fixture

@@ -106,12 +106,12 @@ def test_uvicorn(fake, tmp_path, trail):
     check(trail, log, CALLS, processes=1)
 
 
-def test_celery_with_a_new_process_for_each_task(fake, tmp_path, trail):
-    tasks = 12
+def test_celery_with_a_new_process_for_each_task(fake, tmp_path, trail, broker_url, monkeypatch):
+    monkeypatch.setenv("BROKER", broker_url)
+    tasks = 6
     program = [sys.executable, "-m", "celery", "-A", "celery_app", "worker", "-P", "prefork"]
     program += ["-c", "2", "--max-tasks-per-child", "1", "-l", "INFO", "--without-mingle"]
     program += ["--without-gossip", "--without-heartbeat"]
-    (tmp_path / "queue").mkdir()
     with served(fake, tmp_path, *program, ready=r"celery@\S+ ready") as (process, _, log):
         sent = subprocess.run(
             [sys.executable, APPS / "celery_app.py", str(tasks)], cwd=tmp_path, check=False
