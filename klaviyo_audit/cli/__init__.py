@@ -15,6 +15,8 @@ from klaviyo_audit.cli import (
     scan,
     schema,
     seal,
+    ship,
+    status,
     tail,
     verify,
     verify_proof,
@@ -42,3 +44,5 @@ main.add_command(prove.prove)
 main.add_command(verify_proof.verify_proof)
 main.add_command(run.run)
 main.add_command(scan.scan)
+main.add_command(ship.ship)
+main.add_command(status.status)

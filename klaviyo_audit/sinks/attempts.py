@@ -23,6 +23,13 @@ def is_delivering() -> bool:
     return getattr(_local, "delivering", False)
 
 
+def reason_of(error: BaseException) -> str:
+    """What went wrong, without texts that others have made: those may quote data."""
+    if isinstance(error, KlaviyoAuditError):
+        return str(error)
+    return getattr(error, "strerror", None) or type(error).__name__
+
+
 class Overdue(KlaviyoAuditError):  # noqa: N818  (a state, like its siblings in base.py)
     """The sink has not answered within the deadline. What became of the attempt is not known."""
 

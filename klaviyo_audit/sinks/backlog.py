@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final
 from klaviyo_audit.journal.folder import JOURNAL_NAME
 from klaviyo_audit.journal.reader import open_journal
 from klaviyo_audit.journal.rotation import identity_of
-from klaviyo_audit.journal.segments import file_name, reading
+from klaviyo_audit.journal.segments import decompressed, file_name, reading
 from klaviyo_audit.sinks.bookmark import Bookmark, Place, Reached
-from klaviyo_audit.sinks.cursor import Cursor
+from klaviyo_audit.sinks.cursor import Cursor, count_lines
 from klaviyo_audit.sinks.files import JournalFile, journal_files
 from klaviyo_audit.sinks.resume import find_last, open_fitting, open_place
 
@@ -140,6 +140,33 @@ class Backlog:
             if not self._look():
                 self._look_at = now + _LOOK_SECONDS
                 return ()
+
+    def count_rest(self) -> int:
+        """How many lines are left to take; much quicker than taking them. To be asked last.
+
+        Raises:
+            OSError: The journal cannot be read.
+            JournalCorrupt: A compressed file is damaged.
+        """
+        cursors = [*self._waiting, *([self._present] if self._present else [])]
+        present = self._present
+        count = sum(cursor.count_rest() for cursor in cursors)
+        known = {cursor.identity for cursor in cursors}
+        self._present = None
+        if present is not None:
+            self._learn_number(present)
+            self._done = self._done if present.number is None else max(self._done, present.number)
+            present.close()
+        for file in self._files():
+            if file.identity in known or (file.number is not None and file.number <= self._done):
+                continue
+            with (
+                open_journal(file.path) as opened,
+                decompressed(opened, file.path.suffix) as content,
+                reading(self._directory, file.number or 0),
+            ):
+                count += count_lines(content.read)
+        return count
 
     def put_back(self) -> None:
         """Undo the last `take`, which gave something; once."""

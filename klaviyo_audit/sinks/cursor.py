@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from klaviyo_audit.journal.format import SUM_DIGITS
 from klaviyo_audit.journal.line import is_intact
@@ -15,11 +16,13 @@ from klaviyo_audit.journal.segments import COMPRESSED, decompressed
 from klaviyo_audit.sinks.bookmark import Place
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from klaviyo_audit.journal.line import Line
     from klaviyo_audit.journal.reader import Run
+
+_CHUNK_BYTES: Final = 1 << 20
 
 
 class Cursor:
@@ -98,6 +101,16 @@ class Cursor:
         self._grows = False
         return True
 
+    def count_rest(self) -> int:
+        """How many lines are left to take; much quicker than taking them. To be asked last."""
+        if self.is_plain:
+            os.lseek(self._descriptor, self._offset, os.SEEK_SET)
+            return count_lines(partial(os.read, self._descriptor))
+        count = 0
+        while self.take():
+            count += 1
+        return count
+
     def close(self) -> None:
         """Close the file."""
         self._closing.close()
@@ -164,3 +177,15 @@ def physical_lines(item: Run | Damage) -> Iterator[tuple[tuple[Line, ...], int]]
         return
     for line in lines_of(item):
         yield (line,), line.offset + len(line.raw) + 1
+
+
+def count_lines(read: Callable[[int], bytes]) -> int:
+    """How many lines end in what is left of a file.
+
+    Args:
+        read: Reads at most so many bytes of it.
+    """
+    count = 0
+    while data := read(_CHUNK_BYTES):
+        count += data.count(b"\n")
+    return count

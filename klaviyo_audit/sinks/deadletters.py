@@ -5,24 +5,28 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
 from klaviyo_audit import clock
+from klaviyo_audit.entry import AuditEntry
 from klaviyo_audit.journal.folder import FILE_MODE
-from klaviyo_audit.sinks.lines import append_lines
+from klaviyo_audit.sinks.base import Rejected
+from klaviyo_audit.sinks.batch import DeadLetter
+from klaviyo_audit.sinks.lines import append_lines, read_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
-
-    from klaviyo_audit.sinks.batch import DeadLetter
 
 DEAD_NAME: Final = "dead.jsonl"
 
 _VERSION: Final = 1
 _LOCK_NAME: Final = "dead.lock"
+_TAKEN_NAME: Final = "dead.retried.jsonl"
 _LONGEST_WHY: Final = 500
 
 
@@ -46,6 +50,99 @@ def bury(folder: Path, letters: Sequence[DeadLetter]) -> None:
     ]
     with _locked(folder):
         append_lines(folder / DEAD_NAME, lines, sync=True)
+
+
+def count_dead(folder: Path) -> int:
+    """How many dead letters a sink has.
+
+    Raises:
+        OSError: They cannot be read.
+    """
+    return sum(1 for name in (DEAD_NAME, _TAKEN_NAME) for _ in read_lines(folder / name))
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """What became of dead letters that were sent again."""
+
+    delivered: int
+    kept: int
+    """Those that were not taken this time either."""
+
+
+def retry_dead(folder: Path, deliver: Callable[[Sequence[AuditEntry]], None], most: int) -> Retried:
+    """Offer a sink's dead letters to it again.
+
+    A letter is taken out when the sink has acknowledged it, or kept with the new reason. When
+    this process dies meanwhile, those that were under way are offered again the next time.
+
+    Args:
+        folder: The sink's folder.
+        deliver: The sink's, which may raise as usual; after anything but `Rejected` what is left
+            stays as it was.
+        most: How many are offered at once.
+
+    Raises:
+        OSError: The files cannot be read or written.
+        Exception: What the sink has raised.
+    """
+    taken = folder / _TAKEN_NAME
+    with _locked(folder):
+        _set_aside(folder / DEAD_NAME, taken)
+    delivered = kept = done = 0
+    try:
+        for letters in _batches(read_lines(taken), most):
+            dead = _offer(letters, deliver)
+            bury(folder, dead)
+            done += len(letters)
+            kept += len(dead)
+            delivered += len(letters) - len(dead)
+    finally:
+        with _locked(folder):
+            left = islice(read_lines(taken), done, None)
+            for some in _batches(left, most):
+                append_lines(folder / DEAD_NAME, some, sync=True)
+            taken.unlink(missing_ok=True)
+    return Retried(delivered, kept)
+
+
+def _set_aside(path: Path, taken: Path) -> None:
+    """Move all letters to where no shipper adds any, after those left there by a crash."""
+    if not taken.exists():
+        with contextlib.suppress(FileNotFoundError):
+            path.rename(taken)
+        return
+    append_lines(taken, read_lines(path), sync=True)
+    path.unlink(missing_ok=True)
+
+
+def _offer(
+    letters: Sequence[dict[str, Any]], deliver: Callable[[Sequence[AuditEntry]], None]
+) -> list[DeadLetter]:
+    """Deliver letters; give those back that can't be."""
+    entries, dead, raws = [], [], {}
+    for letter in letters:
+        raw = orjson.dumps(letter.get("entry"))
+        try:
+            entry = AuditEntry.from_dict(letter["entry"])
+        except (ValueError, LookupError, TypeError):
+            dead.append(DeadLetter(raw, str(letter.get("why"))))
+            continue
+        entries.append(entry)
+        raws[entry.id, entry.phase] = raw
+    if entries:
+        try:
+            deliver(entries)
+        except Rejected as error:
+            wanted = {(entry.id, entry.phase) for entry in error.entries}
+            dead += [DeadLetter(raw, error.why) for key, raw in raws.items() if key in wanted]
+    return dead
+
+
+def _batches(lines: Iterable[dict[str, Any]], most: int) -> Iterator[list[dict[str, Any]]]:
+    iterator = iter(lines)
+    while some := list(islice(iterator, most)):
+        yield some
 
 
 @contextlib.contextmanager

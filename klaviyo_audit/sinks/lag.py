@@ -42,16 +42,13 @@ def lag_of(folder: Path, bookmark: Bookmark | None) -> Lag:
         OSError: The journal cannot be read.
         JournalCorrupt: A compressed file is damaged.
     """
-    count, since = 0, None
     backlog = _backlog(folder, bookmark)
     try:
-        while lines := backlog.take():
-            count += 1
-            if since is None:
-                since = next((line.members["timestamp"] for line in lines if line.members), None)
+        lines = backlog.take()
+        since = next((line.members["timestamp"] for line in lines if line.members), None)
+        return Lag(bool(lines) + backlog.count_rest(), since)
     finally:
         backlog.close()
-    return Lag(count, since)
 
 
 def is_delivered_up_to(folder: Path, time: str) -> bool:

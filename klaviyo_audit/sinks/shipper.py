@@ -14,8 +14,8 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Final
 
 from klaviyo_audit import clock
-from klaviyo_audit.errors import ConfigurationError, JournalCorrupt, KlaviyoAuditError
-from klaviyo_audit.sinks.attempts import Attempts, Overdue
+from klaviyo_audit.errors import ConfigurationError, JournalCorrupt
+from klaviyo_audit.sinks.attempts import Attempts, Overdue, reason_of
 from klaviyo_audit.sinks.base import CheckpointSink, Rejected, Retry
 from klaviyo_audit.sinks.batch import Batch, DeadLetter, Gathering
 from klaviyo_audit.sinks.books import Books, EphemeralBooks, JournalBooks, Source
@@ -170,7 +170,7 @@ class Shipper:
             self._books.show(self.condition)
         except (OSError, JournalCorrupt, ConfigurationError) as error:
             # Of the journal or of the files beside it; what a sink raises is seen to elsewhere.
-            self._trouble(f"the journal cannot be delivered on: {_reason(error)}")
+            self._trouble(f"the journal cannot be delivered on: {reason_of(error)}")
             self._let_go()
             return _TROUBLE_SECONDS
         return wait
@@ -276,7 +276,7 @@ class Shipper:
         try:
             self._books.bury([*batch.unreadable, *errand.dead])
         except OSError as error:
-            self._trouble(f"its dead letters cannot be written: {_reason(error)}")
+            self._trouble(f"its dead letters cannot be written: {reason_of(error)}")
             errand.not_before = monotonic() + _TROUBLE_SECONDS
             return _TROUBLE_SECONDS
         rejected = len(errand.dead)
@@ -312,12 +312,12 @@ class Shipper:
                     facts=facts if isinstance(facts, Mapping) else {},
                 )
         except OSError as error:
-            self._say(f"its receipts cannot be written: {_reason(error)}")
+            self._say(f"its receipts cannot be written: {reason_of(error)}")
         try:
             self._books.save(self._bookmark, lazily=not batch.entries)
         except OSError as error:
             # What was delivered is delivered again after a restart, and nothing worse.
-            self._say(f"its bookmark cannot be saved: {_reason(error)}")
+            self._say(f"its bookmark cannot be saved: {reason_of(error)}")
 
     # Checkpoints.
 
@@ -345,7 +345,7 @@ class Shipper:
         try:
             self._feed.acknowledge(notes)
         except OSError as error:
-            self._say(f"the place in its checkpoints cannot be saved: {_reason(error)}")
+            self._say(f"the place in its checkpoints cannot be saved: {reason_of(error)}")
         return 0.0
 
     # One attempt.
@@ -392,7 +392,7 @@ class Shipper:
             wait += min(error.after, _LONGEST_AFTER_SECONDS)
         errand.not_before = monotonic() + wait
         condition.retry_at = clock.timestamp(time.time_ns() + int(wait * 1e9))
-        self._trouble(_reason(error), "hung" if hung else "retrying")
+        self._trouble(reason_of(error), "hung" if hung else "retrying")
         return False
 
     def _trouble(self, what: str, state: str = "retrying") -> None:
@@ -420,10 +420,3 @@ def _rejected(batch: Batch, error: Rejected) -> list[DeadLetter]:
         for entry, raw in zip(batch.entries, batch.raws, strict=True)
         if (entry.id, entry.phase) in wanted
     ]
-
-
-def _reason(error: BaseException) -> str:
-    """What went wrong, without texts that others have made: those may quote data."""
-    if isinstance(error, KlaviyoAuditError):
-        return str(error)
-    return getattr(error, "strerror", None) or type(error).__name__

@@ -70,16 +70,27 @@ class Sinks:
                 "bookmark is kept by it"
             )
 
-    def ship(self, directory: Path, books: Callable[[str], Books] | None = None) -> Shipping:
+    def made(self) -> list[Sink]:
+        """The sinks themselves, for delivering to them in another way."""
+        return [make() for make in self._makers]
+
+    def ship(
+        self,
+        directory: Path,
+        *,
+        books: Callable[[str], Books] | None = None,
+        tell: Callable[[str], None] | None = None,
+    ) -> Shipping:
         """Begin to deliver.
 
         Args:
             directory: The journal's folder.
             books: Gives what stands in for the journal, by a sink's name.
+            tell: As for `Shipper`.
         """
         shipping = Shipping(
             [
-                partial(self._shipper, directory, name, maker, books)
+                partial(self._shipper, directory, name, maker, books, tell)
                 for name, maker in zip(self.names, self._makers, strict=True)
             ]
         )
@@ -92,6 +103,7 @@ class Sinks:
         name: str,
         maker: Callable[[], Sink],
         books: Callable[[str], Books] | None,
+        tell: Callable[[str], None] | None,
     ) -> Shipper:
         return Shipper(
             directory,
@@ -99,6 +111,7 @@ class Sinks:
             pace=pace_of(self._settings),
             passes=self._settings.sink_filters.get(name),
             books=books(name) if books else None,
+            tell=tell,
         )
 
 
