@@ -139,10 +139,11 @@ class _JournalSettings(BaseModel):
         None,
         description="Name of this log in its checkpoints (the origin of C2SP tlog-checkpoint).",
     )
-    seal: Literal["background", "off"] = Field(
-        "off",
-        description="Whether a thread of the program seals the journal with signed checkpoints, "
-        "and rotates it. In development: `klaviyo-audit verify` does not read rotated files yet.",
+    seal: Literal["background", "external", "off"] = Field(
+        "background",
+        description="Who seals the journal with signed checkpoints, rotates it and removes old "
+        "files: a thread of the program (`background`), `klaviyo-audit seal --follow` beside it "
+        "(`external`), or nobody (`off`).",
     )
     seal_interval: Duration = Field(
         1.0, description="Longest time between a line and the checkpoint that covers it."

@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
+from klaviyo_audit.cli.keys import KEY_HELP, verifiers
 from klaviyo_audit.cli.location import fail, journal_argument, locate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from klaviyo_audit.journal.findings import Finding, Report
 
@@ -26,20 +27,51 @@ _COLOURS: Final = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 @click.command(short_help="Check that nothing in the journal was changed or removed.")
 @journal_argument
+@click.option("--key", metavar="KEY|FILE", help=KEY_HELP)
+@click.option(
+    "--since",
+    type=click.IntRange(min=1),
+    metavar="SIZE",
+    help="Size of a checkpoint up to which the journal was verified before: earlier lines are "
+    "only hashed, to compare them with the checkpoints.",
+)
+@click.option(
+    "--against",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A file of checkpoints (or of one) that was kept elsewhere; shows a tail that was cut "
+    "off together with its checkpoints.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
-def verify(directory: Path | None, *, as_json: bool) -> None:
-    """Check the journal in DIR (the setting dir, if not given), or one file of it.
+def verify(
+    directory: Path | None,
+    *,
+    key: str | None,
+    since: int | None,
+    against: Path | None,
+    as_json: bool,
+) -> None:
+    """Check the journal in DIR (the setting dir, if not given), or the lines of one file of it.
 
     Lists everything that was found. Exit code 0: intact, 1: tampered with or damaged, 2: could
-    not be checked.
+    not be checked. Without --key or the setting public_key, checkpoints are checked with the key
+    beside the journal, which whoever can change the journal can replace.
     """
+    from klaviyo_audit.errors import ConfigurationError
     from klaviyo_audit.journal.verify import verify as verify_journal
 
     path = locate(directory)
+    trusted = verifiers(key)
     try:
         with _progress() as progress:
-            report = verify_journal(path, progress=progress)
-    except OSError as error:
+            report = verify_journal(
+                path,
+                verifiers=trusted,
+                since=since or 0,
+                against=against,
+                progress=progress,
+            )
+    except (OSError, LookupError, ConfigurationError) as error:
         if as_json:
             click.echo(_to_json({"error": str(error)}))
         fail(f"the journal could not be checked: {error}")
@@ -63,9 +95,11 @@ def _print(path: Path, report: Report) -> None:
     colour = wants_colour(sys.stdout)
     for finding in report.findings:
         click.echo(_line(finding), color=colour)
+    files = f" in {len(report.files)} files" if len(report.files) > 1 else ""
+    sealed = f"{_count(report.sealed, 'line')} sealed" if report.sealed else "nothing is sealed"
     click.echo(
         f"{clean(str(path), 1000)}: {_count(report.entries, 'entry', 'entries')} of "
-        f"{_count(report.writers, 'writer')}, {_size(report.bytes)}"
+        f"{_count(report.writers, 'writer')}, {_size(report.bytes)}{files}; {sealed}"
     )
     counts = [
         _count(report.count(severity), severity.value)
@@ -81,7 +115,9 @@ def _line(finding: Finding) -> str:
     from klaviyo_audit.rendering import clean
 
     severity = click.style(finding.severity.value.ljust(7), fg=_COLOURS[finding.severity.value])
-    where = "journal" if finding.file is None else f"{finding.file} line {finding.line}"
+    where = "journal" if finding.file is None else finding.file
+    if finding.line is not None:
+        where += f" line {finding.line}"
     if finding.offset is not None:
         where += f", byte {finding.offset}"
     if finding.writer is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
@@ -16,7 +16,7 @@ from klaviyo_audit.journal.heads import writer_field, writer_id
 from klaviyo_audit.journal.statements import is_number, is_writer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from klaviyo_audit.journal.heads import Heads
     from klaviyo_audit.journal.reader import Run
@@ -42,7 +42,9 @@ class Account:
 
     writer: str
     begin: Place | None = None
-    """Its first line in the file."""
+    """Its first line."""
+    first: int = 0
+    """Number of that line."""
     next: int = 0
     """One more than the highest number seen."""
     latest: bytes = b""
@@ -94,11 +96,19 @@ class Accounts:
     `findings` has what is certain at once; what only shows at the end is in the accounts.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, order: Mapping[str, int]) -> None:
+        """Begin.
+
+        Args:
+            order: The place of each file among the others, by name.
+        """
+        self._order = order
         self._all: dict[bytes, Account] = {}
         self._running: dict[bytes, Account] = {}
         self.findings: list[Finding] = []
         self.torn: list[ToldTorn] = []
+        self.removals: list[tuple[Place, dict[str, Any]]] = []
+        """What lines say that retention has removed."""
 
     def __iter__(self) -> Iterator[Account]:
         return iter(self._all.values())
@@ -144,7 +154,8 @@ class Accounts:
         place = Place(file, *run.place(0))
         if not account.take(number, line, place):
             return False
-        account.begin = account.begin or place
+        if account.begin is None:
+            account.begin, account.first = place, number
         if heads.phases[0] in _SPECIAL:
             self._special(account, number, line, place)
         return True
@@ -167,8 +178,9 @@ class Accounts:
         line, number = run.lines[index], heads.numbers[index]
         account = self._account(heads.writers[index])
         place = Place(file, *run.place(index))
-        account.begin = account.begin or place
-        if account.ended:
+        if account.begin is None:
+            account.begin, account.first = place, number
+        if account.ended and self._is_after(place, account):
             said = "its goodbye" if account.close else "it was found dead"
             self._find(
                 Kind.AFTER_GOODBYE, Severity.ERROR, place, account, number, f"a line after {said}"
@@ -210,6 +222,9 @@ class Accounts:
             previous = facts.get("previous")
             account.previous = previous if is_writer(previous) else None
         elif action == "journal.close" and is_number(facts.get("lines")):
+            if account.close is None and account.next > number + 1:
+                message = f"its goodbye is number {number}, and it has number {account.next - 1}"
+                self._find(Kind.AFTER_GOODBYE, Severity.ERROR, place, account, number, message)
             account.close = account.close or (facts["lines"], number, place)
             self._end(account)
         elif action == "journal.recover" and is_writer(facts.get("writer")):
@@ -217,12 +232,25 @@ class Accounts:
             dead.recoveries.append(statements.recovery(facts, place))
             self.torn += statements.torn(facts, place.file)
             self._end(dead)
+        elif action == statements.RETENTION:
+            self.removals.append((place, facts))
         elif action == "journal.truncated":
             message = f"the writer saw the file shrink ({statements.describe_sizes(facts)})"
             self._find(Kind.TRUNCATED, Severity.ERROR, place, account, number, message)
         elif action == "journal.reopen":
             message = f"the writer went over to a new file: {str(facts.get('reason'))[:80]!r}"
             self._find(Kind.REOPENED, Severity.NOTE, place, account, number, message)
+
+    def _is_after(self, place: Place, account: Account) -> bool:
+        """Whether a line is behind its writer's end: late lines are read later than that.
+
+        They are in a file that was rotated away before, where threads had it open.
+        """
+        ends = [recovery.place for recovery in account.recoveries]
+        if account.close is not None:
+            ends.append(account.close[2])
+        order = self._order
+        return any((order[place.file], place.line) > (order[end.file], end.line) for end in ends)
 
     def _end(self, account: Account) -> None:
         self._running.pop(writer_field(account.writer), None)

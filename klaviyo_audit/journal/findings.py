@@ -122,7 +122,11 @@ class Report:
     writers: int
     """Writers that have written them."""
     bytes: int
-    """Bytes that were read."""
+    """Bytes that were read, uncompressed."""
+    sealed: int = 0
+    """Lines that the last checkpoint covers, removed ones included."""
+    removed: int = 0
+    """Lines that retention has removed."""
     findings: tuple[Finding, ...]
     """All of them, in the journal's order; those about no place in it come last."""
 
@@ -143,5 +147,7 @@ class Report:
             "entries": self.entries,
             "writers": self.writers,
             "bytes": self.bytes,
+            "sealed": self.sealed,
+            "removed": self.removed,
             "findings": [finding.to_dict() for finding in self.findings],
         }

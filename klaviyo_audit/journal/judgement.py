@@ -34,12 +34,20 @@ class Life(StrEnum):
     UNKNOWN = "unknown"
 
 
-def judge(account: Account, life: Life) -> Iterator[Finding]:
-    """What there is to say about a writer once all lines have been read."""
-    if account.begin is None and not any(one.last >= 0 for one in account.recoveries):
-        return  # only a damaged line names it
-    yield from _beginning(account)
-    yield from _numbers(account, life)
+def judge(account: Account, life: Life, *, whole: bool = True) -> Iterator[Finding]:
+    """What there is to say about a writer once all lines have been read.
+
+    Args:
+        account: What is known of it.
+        life: Whether it lives.
+        whole: The journal was read from its beginning, and nothing was removed from it by
+            retention. Otherwise a writer's first lines may have been in what is not there.
+    """
+    if account.begin is None and not (whole and any(one.last >= 0 for one in account.recoveries)):
+        return  # only a damaged line names it, or all its lines were removed
+    if whole:
+        yield from _beginning(account)
+    yield from _numbers(account, life, first=0 if whole else account.first)
     yield from _ending(account, life)
 
 
@@ -80,12 +88,14 @@ def _ending(account: Account, life: Life) -> Iterator[Finding]:
         yield _finding(account, Kind.NO_GOODBYE, Severity.WARNING, account.begin, message)
 
 
-def _numbers(account: Account, life: Life) -> Iterator[Finding]:
+def _numbers(account: Account, life: Life, first: int) -> Iterator[Finding]:
     in_flight = _in_flight(account)
     claimed = _disjoint((number, number) for number in account.claimed)
     lost_numbers = _disjoint(account.lost)
     told = _disjoint(one for recovery in account.recoveries for one in recovery.missing)
     for hole in (*account.holes, *_cut_off(account)):
+        if hole.last < first:
+            continue
         absent, _ = _split([(hole.first, hole.last)], claimed)
         absent, lost = _split(absent, lost_numbers)
         for one in lost:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from klaviyo_audit.errors import JournalCorrupt
 from klaviyo_audit.journal.checkpoints import sealed_size
-from klaviyo_audit.journal.merkle import leaf_hash
+from klaviyo_audit.journal.merkle import LEAF, leaf_hash
 from klaviyo_audit.journal.segments import (
     file_name,
     open_file,
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 _CHUNK_BYTES: Final = 1 << 17
-_LEAF: Final = b"\x00"  # RFC 6962, section 2.1, as in `leaf_hash`
 
 
 def leaves(directory: Path, *, end: int | None = None) -> Iterator[bytes]:
@@ -103,7 +102,7 @@ class LeafReader:
         self._read = offset
         self._hashes: list[bytes] = []
         self._ends: list[int] = []
-        self._tail = sha256(_LEAF)
+        self._tail = sha256(LEAF)
         self._tail_bytes = 0
 
     def fileno(self) -> int:
@@ -158,6 +157,6 @@ class LeafReader:
             self._ends = [
                 end + number for number, end in enumerate(accumulate(lengths, initial=self.offset))
             ][1:]
-            self._tail = sha256(_LEAF + tail)
+            self._tail = sha256(LEAF + tail)
             self._tail_bytes = len(tail)
         return True

@@ -19,7 +19,8 @@ EMPTY_ROOT = sha256(b"").digest()
 MAX_SIZE = 2**63 - 1
 """Most leaves a tree can have: what readers of checkpoints in other languages can hold."""
 
-_LEAF = b"\x00"
+LEAF = b"\x00"
+"""What a leaf's hash begins with (RFC 6962, section 2.1)."""
 _NODE = b"\x01"
 # Leaves taken from an iterator at once: one level's work is then spread over many (0.6 us a leaf,
 # 6 us when they come one by one), and a stream of any length needs little memory.
@@ -32,7 +33,7 @@ def leaf_hash(line: bytes) -> bytes:
     A line is what lies between two newlines of the file, so that a torn line and the line that
     directly follows it are one leaf, and every byte of the file is in the tree.
     """
-    return sha256(_LEAF + line).digest()
+    return sha256(LEAF + line).digest()
 
 
 def node_hash(left: bytes, right: bytes) -> bytes:

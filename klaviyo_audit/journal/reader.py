@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, Self
 
 from klaviyo_audit.journal.format import SUM_DIGITS, SUM_MEMBER
 from klaviyo_audit.journal.line import MAX_LINE_BYTES, Line, decoded, is_intact, pieces
+from klaviyo_audit.journal.merkle import LEAF
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -58,6 +59,10 @@ class Damage:
     """The byte after it, its newline included."""
     pieces: tuple[Line, ...]
     """What it consists of, in order. The last can be an entry without a problem."""
+    leaf: bytes
+    """`klaviyo_audit.journal.merkle.leaf_hash` of the line."""
+    ended: bool
+    """It has a newline."""
 
 
 def read(path: Path, *, offset: int = 0, number: int = 1, final: bool = False) -> Iterator[Line]:
@@ -125,11 +130,11 @@ def scan(
 
 
 def _sorted_out(
-    lines: Iterable[tuple[bytes, int]], number: int, offset: int, *, final: bool
+    lines: Iterable[tuple[bytes, int, bytes]], number: int, offset: int, *, final: bool
 ) -> Iterator[Run | Damage]:
     """Runs of intact lines, and the damaged lines between them."""
     good: list[bytes] = []
-    for line, left_out in lines:
+    for line, left_out, leaf in lines:
         ended = line.endswith(b"\n")
         if ended and not left_out and is_intact(line[:-1]):
             good.append(line)
@@ -140,7 +145,8 @@ def _sorted_out(
             number, offset, good = number + len(good), run.end, []
         if ended or final:
             end = offset + left_out + len(line)
-            yield Damage(number, offset, end, tuple(pieces(line, number, offset, left_out)))
+            found = tuple(pieces(line, number, offset, left_out))
+            yield Damage(number, offset, end, found, leaf, ended)
             number, offset = number + 1, end
     if good:
         yield Run.at(number, offset, good)
@@ -165,25 +171,57 @@ def _checksums_hold(lines: Sequence[bytes]) -> bool:
     return tails.encode() == b"".join([line[-_TAIL:] for line in lines])
 
 
-def _joined(batch: Sequence[bytes], portions: Iterable[bytes]) -> Iterator[tuple[bytes, int]]:
-    """Lines of the file from portions of them, and how much of a line's front was left out.
+def _joined(
+    batch: Sequence[bytes], portions: Iterable[bytes]
+) -> Iterator[tuple[bytes, int, bytes]]:
+    """Lines of the file from portions of them: how much of a front was left out, and leaf hashes.
 
     What is missing of the batch's last line is taken from further portions.
     """
     parts: deque[bytes] = deque()
     size = left_out = 0
+    leaf = sha256(LEAF)
     for index, portion in enumerate(chain(batch, portions), 1):
         parts.append(portion)
         size += len(portion)
+        ended = portion.endswith(b"\n")
+        leaf.update(portion[:-1] if ended else portion)
         while size > MAX_LINE_BYTES:
             gone = len(parts.popleft())
             left_out += gone
             size -= gone
-        if portion.endswith(b"\n"):
-            yield b"".join(parts), left_out
+        if ended:
+            yield b"".join(parts), left_out, leaf.digest()
             parts.clear()
             size = left_out = 0
+            leaf = sha256(LEAF)
             if index >= len(batch):
                 return
     if parts:
-        yield b"".join(parts), left_out
+        yield b"".join(parts), left_out, leaf.digest()
+
+
+def hashes_of(file: BinaryIO, offset: int, count: int) -> Iterator[list[tuple[bytes, int]]]:
+    """The leaf hashes of so many lines from a place on, each with its length, and nothing else.
+
+    Args:
+        file: As `open_journal` gives it.
+        offset: Byte at which a line starts.
+        count: How many lines; fewer come where the file has not so many.
+    """
+    file.seek(offset)
+    portions = iter(partial(file.readline, _PORTION_BYTES), b"")
+    while count > 0 and (batch := list(islice(portions, min(count, _RUN_LINES)))):
+        if all(portion.endswith(b"\n") for portion in batch):
+            found = [(sha256(LEAF + line[:-1]).digest(), len(line)) for line in batch]
+        else:
+            lines = _joined(batch, portions)
+            found = [
+                (leaf, left_out + len(line))
+                for line, left_out, leaf in lines
+                if line.endswith(b"\n")
+            ]
+            if not found:
+                return
+        yield found
+        count -= len(found)

@@ -21,6 +21,7 @@ from klaviyo_audit.journal.leaves import leaves
 from klaviyo_audit.journal.merkle import leaf_hash
 from klaviyo_audit.journal.reader import open_journal
 from klaviyo_audit.journal.segments import read_removed, rotated_files, spans
+from klaviyo_audit.journal.statements import RETENTION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from klaviyo_audit.journal.treelog import TreeLog
 
     Announce = Callable[[str, Mapping[str, Any]], None]
-
-ACTION: Final = "journal.retention"
-"""Action of the line that tells of files that are about to be removed."""
 
 _VERSION: Final = 1
 _DAY: Final = 86400.0
@@ -49,8 +47,9 @@ class Retention:
             never for that.
         needed_from: Gives the first leaf, or the number of the first file, that somebody still
             needs, such as a sink that has not acknowledged it.
-        announce: Called with `ACTION` and the facts before files are removed. When it raises, they
-            are kept for the time being; after a crash it can be called again for the same files.
+        announce: Called with `klaviyo_audit.journal.statements.RETENTION` and the facts before
+            files are removed. When it raises, they are kept for the time being; after a crash it
+            can be called again for the same files.
     """
 
     days: float | None = None
@@ -172,7 +171,7 @@ def _remove_announced(log: TreeLog, paths: Mapping[int, Path], announce: Announc
     if not gone or not size:
         return
     if announce:
-        announce(ACTION, _last_record(log.directory))
+        announce(RETENTION, _last_record(log.directory))
     # Lost before the record was written: then there is no such record.
     log.lease.check()
     for path in gone:

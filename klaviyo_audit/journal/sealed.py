@@ -1,367 +1,284 @@
-"""Checking a journal against the checkpoints that have sealed it."""
+"""Checking a journal's lines against the checkpoints that have sealed them."""
 
 from __future__ import annotations
 
-import heapq
-from dataclasses import dataclass
-from io import BytesIO
-from typing import TYPE_CHECKING, BinaryIO, Final
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
-import orjson
-
-from klaviyo_audit.errors import ConfigurationError, JournalCorrupt
-from klaviyo_audit.journal.checkpoint import open_checkpoint, read_notes
-from klaviyo_audit.journal.findings import Finding, Kind, Severity
-from klaviyo_audit.journal.lease import (
-    CHECKPOINTS_NAME,
-    REMOVED_NAME,
-    SEGMENTS_NAME,
-)
+from klaviyo_audit.errors import JournalCorrupt
+from klaviyo_audit.journal.checkpoints import checkpoint_of_size
+from klaviyo_audit.journal.findings import Finding, Kind, Place, Severity
+from klaviyo_audit.journal.lease import CHECKPOINTS_NAME, REMOVED_NAME, SEGMENTS_NAME
 from klaviyo_audit.journal.merkle import CompactRange
-from klaviyo_audit.journal.note import (
-    BLANK_LINE,
-    MAX_NOTE_BYTES,
-    SIGNATURE_START,
-    Verifier,
-    open_note,
-)
-from klaviyo_audit.journal.reader import open_journal
 from klaviyo_audit.journal.sealedlines import SealedLines
-from klaviyo_audit.journal.segments import read_removed, read_segments
-from klaviyo_audit.journal.signing import PUBLIC_NAME
-from klaviyo_audit.journal.treestate import STATE_NAME
+from klaviyo_audit.journal.segments import file_name, read_segments, removal_records
+from klaviyo_audit.journal.witnesses import Witnesses
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Container, Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from klaviyo_audit.journal.checkpoint import StoredNote
+    from klaviyo_audit.journal.note import Verifier
+    from klaviyo_audit.journal.segments import Segment
 
-_TRIES: Final = 3
 
-
-@dataclass(frozen=True, slots=True)
 class Seals:
-    """What checking a journal against its checkpoints has shown."""
+    """Recomputes a journal's tree, and compares it with every checkpoint on the way.
 
-    findings: tuple[Finding, ...]
-    removed: int
-    """Lines that retention has removed, at the beginning."""
-    sealed: int
-    """Lines that the last checkpoint covers."""
-    since: dict[str, int]
-    """By name, the byte up to which each file had been read where the checking was to begin."""
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class _Witness:
-    size: int
-    root: bytes
-    file: str
-    """Name of the file that says so."""
-    offset: int | None = None
-
-
-def check_seals(
-    directory: Path,
-    *,
-    verifiers: Sequence[Verifier] = (),
-    since: int | None = None,
-    against: Path | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> Seals:
-    """Recompute the journal's tree, and compare it with every checkpoint on the way.
-
-    One pass over the lines, in memory that does not grow with them. The journal may be in use.
+    The lines come through `lines`, file by file, in any amounts; memory does not grow with them.
 
     Args:
         directory: The journal's folder.
         verifiers: The keys that are trusted; none: the one that lies beside the journal.
-        since: Size of a checkpoint: what it and earlier ones say of earlier lines is not looked
-            at, beyond its root.
+        since: Size of a checkpoint: signatures of earlier ones are not looked at.
         against: A file of checkpoints, or of one, that was kept elsewhere.
-        progress: Called now and then with the number of lines that have been hashed.
 
     Raises:
         OSError: A file cannot be read.
-        LookupError: There is no checkpoint of the size `since`.
-        ConfigurationError: A file is compressed in a way this installation cannot read.
+        LookupError: There is no checkpoint of the size `since`, or none in `against`.
     """
-    for _ in range(_TRIES):
-        check = _Check(directory, verifiers, since, progress)
-        seals = check.run(against)
-        # Retention may have removed a file that was about to be read.
-        if check.removed_size() == seals.removed:
-            break
-    return seals
-
-
-class _Check:
-    """One check under way."""
 
     def __init__(
         self,
         directory: Path,
-        verifiers: Sequence[Verifier],
-        since: int | None,
-        progress: Callable[[int], None] | None,
+        *,
+        verifiers: Sequence[Verifier] = (),
+        since: int = 0,
+        against: Path | None = None,
     ) -> None:
+        if since and checkpoint_of_size(directory, since) is None:
+            raise LookupError(f"since: {directory} has no checkpoint over exactly {since} lines")
+        self.names: dict[int, str] = {}
+        """What each file is called in findings."""
         self._directory = directory
         self._since = since
-        self._progress = progress
         self._findings: list[Finding] = []
-        self._verifiers = tuple(verifiers) or self._key_beside()
-        self._good = 0
-        """Size of the last checkpoint that the lines agree with."""
-        self._bad: _Witness | None = None
-        self._last = 0
-        """Size of the last of the journal's own checkpoints."""
-        self._since_offsets: dict[str, int] | None = None
-
-    def removed_size(self) -> int:
-        """What is recorded as removed by now; 0 if that cannot be read."""
-        try:
-            return read_removed(self._directory).size
-        except JournalCorrupt:
-            return 0
-
-    def run(self, against: Path | None) -> Seals:
         # Each of these is written before the next one here, or says less.
-        state = list(self._state())
-        kept = sorted(self._kept(against)) if against else []
-        removed = self._removed()
-        end = _size(self._directory / CHECKPOINTS_NAME)
-        lines = self._lines(removed)
-        if not self._verifiers and (end or kept):
-            self._add(
-                Kind.KEY,
-                Severity.ERROR,
-                "no signature can be checked: there is no public key beside the journal, and none "
-                "was given",
-                file=PUBLIC_NAME,
-            )
-        own = self._own(end)
-        found_since = not self._since
-        confirmed = removed.size == 0
-        for witness in heapq.merge(own, kept, state):
-            if witness.file == CHECKPOINTS_NAME:
-                self._last = witness.size
-                confirmed = confirmed or (witness.size, witness.root) == (
-                    removed.size,
-                    removed.root(),
-                )
-                found_since = found_since or witness.size == self._since
-            self._compare(witness, lines, removed)
-        if not found_since:
-            raise LookupError(
-                f"since: {self._directory} has no checkpoint over exactly {self._since} lines"
-            )
-        self._check_removed(removed, confirmed=confirmed)
-        self._check_last([*kept, *state], lines)
-        if self._bad is None and lines.problem is None:
-            self._findings += lines.rest()
-        elif lines.problem is not None:
-            self._findings.append(lines.problem)
-        lines.close()
-        return Seals(tuple(self._findings), removed.size, self._last, self._since_offsets or {})
+        before = self._read_segments(quietly=True)
+        self._begun = before[-1].index if before else 0
+        self.removed, self._records = self._read_removed()
+        self._witnesses = Witnesses(directory, verifiers, since, against)
+        self.segments = self._read_segments()
+        """Which file has which lines."""
+        self._unconfirmed = {
+            size: tree.root() for size, tree in self._records.items() if size >= since
+        }
+        self.tree = self.removed
+        self.lines = SealedLines(self.segments, self.removed.size, self._grow)
+        """Takes the lines."""
+        self._good = self.removed.size
+        self._good_at: Place | None = None
+        self._bad = False
+        self._coming = iter(self._witnesses)
+        self._next = next(self._coming, None)
+        self._missed = 0
+        """Greatest size that a witness spoke of and there were not lines enough for."""
+        self._compare()
 
-    def _compare(self, witness: _Witness, lines: SealedLines, removed: CompactRange) -> None:
-        if witness.size < max(removed.size, self._since or 0):
-            return
-        if not lines.on_to(witness.size):
-            return
-        if self._progress:
-            self._progress(witness.size)
-        if self._since_offsets is None and self._since:
-            self._since_offsets = lines.offsets()
-        if self._bad is not None:
-            return
-        if lines.tree.root() == witness.root:
-            self._good = witness.size
-            return
-        self._bad = witness
-        first = max(self._good, removed.size)
+    @property
+    def are_there(self) -> bool:
+        """Whether anything was ever sealed, by what can be seen."""
+        return bool(self._witnesses.are_there or self.segments)
+
+    @property
+    def sealed(self) -> int:
+        """Lines that the last checkpoint covers, when all has been read."""
+        return self._witnesses.last
+
+    def is_known(self, file: int) -> bool:
+        """Whether a file has lines in the tree."""
+        return any(segment.file == file for segment in self.segments)
+
+    def _grow(
+        self, hashes: Sequence[bytes], file: int, place: Callable[[int], tuple[int, int]]
+    ) -> None:
+        done = 0
+        while self._next is not None and done < len(hashes):
+            room = self._next.size - self.tree.size
+            part = hashes[done : done + room]
+            if self._good_at is None:
+                self._good_at = Place(self._name(file), *place(done))
+            self.tree = self.tree.extended(part)
+            done += len(part)
+            self._compare()
+
+    def _compare(self) -> None:
+        """Compare the tree with what is said of it at its size."""
+        while (witness := self._next) is not None and witness.size <= self.tree.size:
+            if witness.file == CHECKPOINTS_NAME and (
+                self._unconfirmed.get(witness.size) == witness.root
+            ):
+                del self._unconfirmed[witness.size]
+            skipped = witness.size < max(self.removed.size, self._since)
+            if not skipped and witness.size == self.tree.size and not self._bad:
+                if witness.root == self.tree.root():
+                    self._good, self._good_at = witness.size, None
+                else:
+                    self._bad = True
+                    self._tell_change(witness.size, f"{witness.file}, byte {witness.offset}")
+            self._next = next(self._coming, None)
+
+    def _tell_change(self, size: int, where: str) -> None:
+        place = self._good_at
         self._add(
             Kind.CHANGED,
-            Severity.ERROR,
-            f"in the lines {first} to {witness.size - 1} of the journal (counted from 0, over all "
-            "its files) something was changed, removed, put in or put in another order after it "
-            f"was sealed: their tree is not the one that the checkpoint over {witness.size} lines "
-            "says; changes in later lines cannot be told apart from this one",
-            file=witness.file,
-            offset=witness.offset,
+            f"in the lines {self._good} to {size - 1} of the journal (counted from 0, over all "
+            "its files), of which this is the first, something was changed, removed, put in or put "
+            "in another order after it was sealed: their tree is not the one that the checkpoint "
+            f"over {size} lines says ({where}); changes in later lines cannot be told apart from "
+            "this one",
+            file=place.file if place else None,
+            line=place.line if place else None,
+            offset=place.offset if place and place.offset >= 0 else None,
         )
 
-    def _check_last(self, others: Sequence[_Witness], lines: SealedLines) -> None:
-        last = max(others, default=None)
-        size = max(self._last, last.size if last else 0)
-        if lines.tree.size < size and lines.is_short:
-            self._add(
-                Kind.CUT_OFF,
-                Severity.ERROR,
-                f"the journal was cut off: {size:,} lines were sealed, and {lines.tree.size:,} of "
-                f"them can be read; {size - lines.tree.size:,} are missing",
-            )
-        if last and last.size > self._last:
-            self._add(
-                Kind.CHECKPOINT,
-                Severity.ERROR,
-                f"checkpoints were removed: {last.file} has one over {last.size:,} lines, and the "
-                f"journal's last is over {self._last:,}",
-                file=CHECKPOINTS_NAME,
-            )
+    def finish(
+        self,
+        *,
+        unreadable: Container[int],
+        packed: Container[int],
+        live: int | None,
+        announced: Iterable[tuple[Place, Mapping[str, Any]]],
+    ) -> list[Finding]:
+        """What was found, when all lines were taken.
 
-    def _check_removed(self, removed: CompactRange, *, confirmed: bool) -> None:
-        if not removed.size:
-            return
-        if confirmed:
-            self._add(
-                Kind.REMOVED,
-                Severity.NOTE,
-                f"the first {removed.size:,} lines were removed by retention; they were sealed",
-                file=REMOVED_NAME,
+        Args:
+            unreadable: Files that could not be read to their end, which was told already.
+            packed: Files that are compressed.
+            live: Number of the file that is written to.
+            announced: What lines in the journal say that retention has removed, with their places.
+        """
+        while self._next is not None:
+            self._missed = self._next.size
+            self._next = next(self._coming, None)
+        self._witnesses.check_last(self._begun)
+        for file, facts in self.lines.files.items():
+            if facts.misplaced:
+                self._add(
+                    Kind.SIDE_FILE,
+                    f"it leaves out bytes of {file_name(file)}, or has them twice: it was changed, "
+                    "or goes with another state of the journal",
+                    file=SEGMENTS_NAME,
+                )
+        missing_in = self.lines.waiting_for
+        if self._missed > self.tree.size and missing_in not in unreadable:
+            self._tell_cut(missing_in, is_live=missing_in == live)
+        self._check_removed(announced)
+        self._check_rest(packed, live)
+        return [*self._findings, *self._witnesses.findings]
+
+    def _tell_cut(self, file: int | None, *, is_live: bool) -> None:
+        missing = f"{self._missed:,} lines were sealed, and after {self.tree.size:,} of them "
+        if file is None:
+            missing += "no file is said to have the next"
+        elif is_live:
+            missing += f"the live file ends: {self._missed - self.tree.size:,} are missing"
+        else:
+            missing += (
+                f"{self._name(file)} ends too early; later lines could not be compared with their "
+                "checkpoints"
             )
-        elif not (self._since and self._since > removed.size):
+        self._add(
+            Kind.CUT_OFF,
+            f"the journal was cut off: {missing}",
+            file=None if file is None else self._name(file),
+        )
+
+    def _check_removed(self, announced: Iterable[tuple[Place, Mapping[str, Any]]]) -> None:
+        for size in self._unconfirmed:
             self._add(
                 Kind.SIDE_FILE,
-                Severity.ERROR,
-                f"it says that the first {removed.size:,} lines were removed by retention, but no "
-                "signed checkpoint is about just these lines",
+                f"it says that the first {size:,} lines were removed by retention, but no signed "
+                "checkpoint is about just these lines",
                 file=REMOVED_NAME,
             )
-
-    def _lines(self, removed: CompactRange) -> SealedLines:
+        if self.removed.size and self.removed.size not in self._unconfirmed:
+            self._add(
+                Kind.REMOVED,
+                f"the first {self.removed.size:,} lines were removed by retention; they were "
+                "sealed",
+                severity=Severity.NOTE,
+                file=REMOVED_NAME,
+            )
         try:
-            segments = read_segments(self._directory)
-        except JournalCorrupt as error:
-            self._add(Kind.SIDE_FILE, Severity.ERROR, str(error), file=SEGMENTS_NAME)
-            segments = []
-        return SealedLines(self._directory, segments, removed)
-
-    def _removed(self) -> CompactRange:
-        try:
-            return read_removed(self._directory)
-        except JournalCorrupt as error:
-            self._add(Kind.SIDE_FILE, Severity.ERROR, str(error), file=REMOVED_NAME)
-            return CompactRange()
-
-    def _own(self, end: int) -> Iterator[_Witness]:
-        """The journal's own checkpoints that hold, up to a byte of their file."""
-        path = self._directory / CHECKPOINTS_NAME
-        if not end:
-            return
-        size = 0
-        for witness in self._opened(path, end):
-            if witness.size < size:
+            records = {record["size"]: record for record in removal_records(self._directory)}
+        except JournalCorrupt:
+            return  # that was told
+        for place, facts in announced:
+            record = dict(records.get(facts.get("size"), {}))
+            record.pop("edge", None)
+            if record != facts:
                 self._add(
-                    Kind.CHECKPOINT,
-                    Severity.ERROR,
-                    f"it is over {witness.size} lines and comes after one over {size}: checkpoints "
-                    "were put in another order, or put in",
-                    file=witness.file,
-                    offset=witness.offset,
+                    Kind.SIDE_FILE,
+                    f"it does not say of the first {facts.get('size')!r} lines what this line says "
+                    "that retention has removed",
+                    file=place.file,
+                    line=place.line,
+                    offset=place.offset,
                 )
+
+    def _check_rest(self, packed: Container[int], live: int | None) -> None:
+        unsealed = max(0, self.lines.size - max(self._witnesses.last, self.removed.size))
+        for file, facts in self.lines.files.items():
+            if not facts.beyond or facts.misplaced:
                 continue
-            size = witness.size
-            yield witness
-
-    def _kept(self, path: Path) -> Iterator[_Witness]:
-        """Checkpoints that were kept elsewhere."""
-        with open_journal(path) as source:
-            # A single checkpoint, as it was handed to somebody, lacks the blank line at its end.
-            data = source.read() + BLANK_LINE
-        found = False
-        for witness in self._witnesses(path.name, BytesIO(data), len(data)):
-            found = True
-            yield witness
-        if not found:
-            raise LookupError(f"against: {path} holds no checkpoint that can be used")
-
-    def _opened(self, path: Path, end: int) -> Iterator[_Witness]:
-        with open_journal(path) as file:
-            yield from self._witnesses(path.name, file, end)
-
-    def _witnesses(self, name: str, file: BinaryIO, end: int) -> Iterator[_Witness]:
-        if not self._verifiers:
-            return
-        for stored in read_notes(file):
-            if stored.offset >= end:
-                return
-            if stored.note is None:
-                self._reject(name, stored, file)
-                continue
-            try:
-                checkpoint = open_checkpoint(stored.note, *self._verifiers)
-            except JournalCorrupt as error:
+            if file in packed or (file != live and self._was_done_with(file)):
                 self._add(
-                    Kind.CHECKPOINT, Severity.ERROR, str(error), file=name, offset=stored.offset
+                    Kind.STRAY_FILE,
+                    f"{facts.beyond} lines at its end were put in after it was sealed",
+                    file=self._name(file),
                 )
             else:
-                yield _Witness(checkpoint.size, checkpoint.root, name, stored.offset)
+                unsealed += facts.beyond
+        if unsealed and self._missed <= self.tree.size:
+            self._add(
+                Kind.UNSEALED,
+                f"{unsealed:,} lines at the end are not sealed yet: only their checksums and "
+                "numbers protect them",
+                severity=Severity.NOTE,
+            )
 
-    def _reject(self, name: str, stored: StoredNote, file: BinaryIO) -> None:
-        """Say what a piece is that is no note. It may have to be read where reading goes on."""
-        position = file.tell()
-        file.seek(stored.offset)
-        piece = file.read(min(stored.end - stored.offset, MAX_NOTE_BYTES))
-        file.seek(position)
-        torn = SIGNATURE_START.encode() not in piece
-        self._add(
-            Kind.CHECKPOINT,
-            Severity.WARNING if torn else Severity.ERROR,
-            "a piece of a checkpoint, as a full disk or a kill leaves it"
-            if torn
-            else "this is not a checkpoint (any more): it was changed",
-            file=name,
-            offset=stored.offset,
+    def _was_done_with(self, file: int) -> bool:
+        """Whether the sealer had read all of a file, so that it had no writer any more."""
+        state = self._witnesses.state
+        if state is None or file in state.growing:
+            return False
+        last = max(
+            (number for number, one in enumerate(self.segments) if one.file == file), default=None
         )
+        return last is not None and last < state.followed
 
-    def _state(self) -> Iterator[_Witness]:
-        """Where the sealer says that it stood: a checkpoint in another form."""
+    def _read_segments(self, *, quietly: bool = False) -> list[Segment]:
         try:
-            with open_journal(self._directory / STATE_NAME) as file:
-                text, _ = open_note(file.read(), *self._verifiers)
-            tree = CompactRange.from_dict(orjson.loads(text))
-        except (OSError, ValueError, JournalCorrupt):
-            return  # only a cache
-        if tree.size:
-            yield _Witness(tree.size, tree.root(), STATE_NAME)
+            return read_segments(self._directory)
+        except JournalCorrupt as error:
+            if not quietly:
+                self._add(Kind.SIDE_FILE, str(error), file=SEGMENTS_NAME)
+            return []
 
-    def _key_beside(self) -> tuple[Verifier, ...]:
+    def _read_removed(self) -> tuple[CompactRange, dict[int, CompactRange]]:
+        """The tree of what was removed, and that of each earlier removal by its size."""
         try:
-            with open_journal(self._directory / PUBLIC_NAME) as file:
-                verifier = Verifier.from_text(file.read().decode("ascii", "replace"))
-        except FileNotFoundError:
-            return ()
-        except ConfigurationError as error:
-            self._add(Kind.KEY, Severity.ERROR, str(error), file=PUBLIC_NAME)
-            return ()
-        self._add(
-            Kind.KEY,
-            Severity.NOTE,
-            f"checkpoints were checked with the key beside the journal, {verifier.to_text()}, "
-            "which whoever can change the journal can replace; pin the key you know (--key, or the "
-            "setting public_key)",
-            file=PUBLIC_NAME,
-        )
-        return (verifier,)
+            records = removal_records(self._directory)
+            trees = [CompactRange.from_dict(record) for record in records]
+        except JournalCorrupt as error:
+            self._add(Kind.SIDE_FILE, str(error), file=REMOVED_NAME)
+            return CompactRange(), {}
+        sizes = [0, *(tree.size for tree in trees)]
+        for record, tree, (before, size) in zip(records, trees, pairwise(sizes), strict=True):
+            claims = (record.get("from"), record.get("lines"), record.get("root"))
+            if claims != (before, size - before, tree.root().hex()):
+                self._add(
+                    Kind.SIDE_FILE,
+                    f"what it says of the first {size:,} lines does not fit together",
+                    file=REMOVED_NAME,
+                )
+        return trees[-1] if trees else CompactRange(), {tree.size: tree for tree in trees}
+
+    def _name(self, file: int) -> str:
+        return self.names.get(file) or file_name(file)
 
     def _add(
-        self,
-        kind: Kind,
-        severity: Severity,
-        message: str,
-        *,
-        file: str | None = None,
-        offset: int | None = None,
+        self, kind: Kind, message: str, *, severity: Severity = Severity.ERROR, **where: Any
     ) -> None:
-        self._findings.append(
-            Finding(kind=kind, severity=severity, file=file, offset=offset, message=message)
-        )
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat(follow_symlinks=False).st_size
-    except FileNotFoundError:
-        return 0
+        self._findings.append(Finding(kind=kind, severity=severity, message=message, **where))

@@ -1,192 +1,175 @@
-"""Reading the lines that a journal's checkpoints are about, whatever became of its files."""
+"""Putting the lines of a journal, read file by file, into the order in which they were sealed."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, BinaryIO, Final
+from collections import defaultdict, deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
 
-from klaviyo_audit.errors import JournalCorrupt
-from klaviyo_audit.journal.findings import Finding, Kind, Severity
-from klaviyo_audit.journal.folder import JOURNAL_NAME
-from klaviyo_audit.journal.lease import SEGMENTS_NAME
-from klaviyo_audit.journal.leaves import LeafReader
-from klaviyo_audit.journal.merkle import MAX_SIZE
-from klaviyo_audit.journal.reader import open_journal
-from klaviyo_audit.journal.segments import (
-    file_name,
-    locate,
-    rotated_files,
-    spans,
-)
+from klaviyo_audit.journal.merkle import HASH_BYTES, MAX_SIZE
+from klaviyo_audit.journal.segments import spans
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Sequence
+    from typing import Protocol
 
-    from klaviyo_audit.journal.merkle import CompactRange
     from klaviyo_audit.journal.segments import Segment, Span
 
-_LINES: Final = 4096
+    class Grow(Protocol):
+        """Takes the next leaves of the tree."""
+
+        def __call__(
+            self, hashes: Sequence[bytes], file: int, place: Callable[[int], tuple[int, int]]
+        ) -> None:
+            """Take leaves of a file, and what gives line number and offset of each."""
+
+
+_BATCH: Final = 4096
+
+
+@dataclass(slots=True)
+class _Part:
+    """A span of the tree, as far as its lines have been read."""
+
+    span: Span
+    taken: int = 0
+    first: int = 1
+    """Number of its first line in the file."""
+    kept: bytearray = field(default_factory=bytearray)
+    """Hashes of leaves that came before their turn."""
+
+
+@dataclass(slots=True)
+class FileFacts:
+    """What was found out about the leaves of one file."""
+
+    beyond: int = 0
+    """Lines after those that were sealed."""
+    misplaced: bool = False
+    """A stretch of it does not begin at the byte where ``segments`` says so."""
 
 
 class SealedLines:
-    """The tree of a journal's lines as they are now, grown step by step.
+    """Takes each file's lines in their order, and gives all lines on in the tree's order.
+
+    After late lines the stretches of two files interleave in the tree. Hashes of those that come
+    before their turn are kept until then.
 
     Args:
-        directory: The journal's folder.
         segments: Which file has which lines.
-        removed: The tree of the lines that are no longer there.
+        start: First leaf that is still there.
+        grow: Gets the leaves in the tree's order.
     """
 
-    def __init__(self, directory: Path, segments: Sequence[Segment], removed: CompactRange) -> None:
-        self.tree = removed
-        self.problem: Finding | None = None
-        """Why no further line can be read, beyond there being none."""
-        self.is_short = False
-        """A line was asked for that is not there."""
-        self._directory = directory
-        self._segments = segments
-        self._live = max((segment.file for segment in segments), default=None)
-        self._spans = spans(segments, removed.size, MAX_SIZE)
-        self._span: Span | None = None
-        self._reader: LeafReader | None = None
-        self._offsets: dict[int, int] = {}
-        self._begin = removed.size
+    def __init__(self, segments: Sequence[Segment], start: int, grow: Grow) -> None:
+        self._grow = grow
+        parts = [_Part(span) for span in spans(segments, start, MAX_SIZE)]
+        self._order = deque(parts)
+        self._of_file: defaultdict[int, deque[_Part]] = defaultdict(deque)
+        for part in parts:
+            self._of_file[part.span.file].append(part)
+        self.files: defaultdict[int, FileFacts] = defaultdict(FileFacts)
+        self.size = start
+        """Leaves given on, with those before `start`."""
 
-    def close(self) -> None:
-        """Close what is open."""
-        if self._reader:
-            self._offsets[self._reader.file] = self._reader.offset
-            self._reader.close()
-        self._reader = None
+    def of(self, file: int, *, is_live: bool) -> FileLeaves:
+        """What takes the lines of one file."""
+        return FileLeaves(self, file, is_live=is_live)
 
-    def offsets(self) -> dict[str, int]:
-        """By name, up to which byte of its content each file was read."""
-        read = dict(self._offsets)
-        if self._reader:
-            read[self._reader.file] = self._reader.offset
-        return {self._name(file): offset for file, offset in read.items()}
+    def before(self, file: int, size: int) -> int:
+        """How many lines a file has among the first `size` leaves, counted from `start`."""
+        spans_of = (part.span for part in self._of_file[file])
+        return sum(max(0, min(span.end, size) - span.start) for span in spans_of)
 
-    def on_to(self, size: int) -> bool:
-        """Grow the tree to a size; False when it cannot be."""
-        try:
-            while self.tree.size < size and not self.is_short and self.problem is None:
-                self._grow(size)
-        except JournalCorrupt as error:
-            assert self._span
-            path = locate(self._directory, self._span.file, live=self._live)
-            kind = Kind.MISSING_FILE if path is None else Kind.UNREADABLE_FILE
-            self._fail(kind, str(error), self._name(self._span.file))
-        return self.tree.size == size
+    @property
+    def waiting_for(self) -> int | None:
+        """The file that has the next leaf; None where no file is said to have it."""
+        return self._order[0].span.file if self._order else None
 
-    def _grow(self, size: int) -> None:
-        if self._span is None or self.tree.size == self._span.end:
-            self._next_span()
+    def needs(self, file: int) -> bool:
+        """Whether further lines of a file are leaves."""
+        return bool(self._of_file.get(file))
+
+    def take(
+        self, file: int, hashes: Sequence[bytes], place: Callable[[int], tuple[int, int]]
+    ) -> None:
+        """Take the next lines of a file."""
+        parts, done = self._of_file[file], 0
+        while done < len(hashes):
+            if not parts:
+                self.files[file].beyond += len(hashes) - done
+                return
+            part = parts[0]
+            if part.taken == 0:
+                part.first, offset = place(done)
+                if offset != part.span.offset:
+                    # Its leaves are not those that were meant.
+                    self.files[file].misplaced = True
+                    parts.clear()
+                    continue
+            count = min(len(hashes) - done, part.span.end - part.span.start - part.taken)
+            self._take_part(part, hashes[done : done + count], done, place)
+            done += count
+            if part.taken == part.span.end - part.span.start:
+                parts.popleft()
+
+    def _take_part(
+        self,
+        part: _Part,
+        hashes: Sequence[bytes],
+        start: int,
+        place: Callable[[int], tuple[int, int]],
+    ) -> None:
+        part.taken += len(hashes)
+        if part is not self._order[0]:
+            part.kept += b"".join(hashes)
             return
-        reader = self._reader
-        assert reader
-        hashes = reader.take(min(_LINES, size - self.tree.size, self._span.end - self.tree.size))
-        if not hashes and reader.at_end:
-            is_live = self._name(reader.file) == JOURNAL_NAME
-            hashes = [] if is_live else reader.take_tail()
-            self.is_short = not hashes
-        self.tree = self.tree.extended(hashes)
+        self._give(hashes, part.span.file, lambda index: place(start + index))
+        while self._order and self.size == self._order[0].span.end:
+            self._order.popleft()
+            if self._order:
+                self._give_kept(self._order[0])
 
-    def _next_span(self) -> None:
-        self.close()
-        span = next(self._spans, None)
-        if span is None:
-            self.is_short = True
-            return
-        self._span = span
-        if span.start != self.tree.size or span.offset != self._offsets.get(span.file, 0):
-            self._fail(
-                Kind.SIDE_FILE,
-                f"it leaves out bytes of {file_name(span.file)} before its byte {span.offset} or "
-                "has them twice: it was changed, or goes with another state of the journal",
-                SEGMENTS_NAME,
-            )
-            return
-        self._reader = LeafReader(self._directory, span.file, live=self._live, offset=span.offset)
-
-    def rest(self) -> Iterator[Finding]:
-        """What there is beyond the last line that was asked for."""
-        self.close()
-        files = rotated_files(self._directory)
-        known = {segment.file for segment in self._segments}
-        begun = {segment.file for segment in self._segments if segment.index >= self._begin}
-        for file, path in files.items():
-            if file not in known:
-                yield _stray(path.name, "no line of it is in the journal's tree: it was put there")
-        unsealed = 0
-        for file in sorted(begun):
-            where = locate(self._directory, file, live=self._live)
-            if where is None:
-                continue
-            try:
-                count = self._count(file)
-            except JournalCorrupt as error:
-                yield Finding(
-                    kind=Kind.UNREADABLE_FILE,
-                    severity=Severity.ERROR,
-                    file=where.name,
-                    message=str(error),
-                )
-                continue
-            if count and where.suffix != ".jsonl":
-                yield _stray(
-                    where.name, f"{count} lines at its end were put in after it was sealed"
-                )
-            else:
-                unsealed += count
-        live = self._directory / JOURNAL_NAME
-        if live.exists() and (
-            self._live is None or locate(self._directory, self._live, live=self._live) != live
-        ):
-            # Not one line of the file was sealed yet.
-            with open_journal(live) as opened:
-                unsealed += _count_lines(opened)
-        if unsealed:
-            yield Finding(
-                kind=Kind.UNSEALED,
-                severity=Severity.NOTE,
-                message=f"{unsealed:,} lines at the end are not sealed yet: only their checksums "
-                "and numbers protect them",
+    def _give_kept(self, part: _Part) -> None:
+        kept, part.kept = memoryview(bytes(part.kept)), bytearray()
+        hashes = [bytes(kept[at : at + HASH_BYTES]) for at in range(0, len(kept), HASH_BYTES)]
+        for at in range(0, len(hashes), _BATCH):
+            first = part.first + at
+            self._give(
+                hashes[at : at + _BATCH],
+                part.span.file,
+                lambda index, first=first: (first + index, -1),  # type: ignore[misc]
             )
 
-    def _count(self, file: int) -> int:
-        reader = LeafReader(
-            self._directory, file, live=self._live, offset=self._offsets.get(file, 0)
-        )
-        try:
-            count = 0
-            while hashes := reader.take(_LINES):
-                count += len(hashes)
-            while not reader.at_end:
-                count += len(reader.take(_LINES))
-            return count + (self._name(file) != JOURNAL_NAME and len(reader.take_tail()))
-        finally:
-            reader.close()
-
-    def _name(self, file: int) -> str:
-        path = locate(self._directory, file, live=self._live)
-        return file_name(file) if path is None else path.name
-
-    def _fail(self, kind: Kind, message: str, name: str) -> None:
-        self.problem = Finding(
-            kind=kind,
-            severity=Severity.ERROR,
-            file=name,
-            message=f"{message}. The lines from {self.tree.size:,} on (counted from 0) could not "
-            "be compared with their checkpoints",
-        )
+    def _give(
+        self, hashes: Sequence[bytes], file: int, place: Callable[[int], tuple[int, int]]
+    ) -> None:
+        self.size += len(hashes)
+        self._grow(hashes, file, place)
 
 
-def _stray(name: str, message: str) -> Finding:
-    return Finding(kind=Kind.STRAY_FILE, severity=Severity.ERROR, file=name, message=message)
+class FileLeaves:
+    """Takes the lines of one file for a `SealedLines`."""
 
+    def __init__(self, lines: SealedLines, file: int, *, is_live: bool) -> None:
+        self._lines = lines
+        self._file = file
+        self._is_live = is_live
 
-def _count_lines(file: BinaryIO) -> int:
-    count = 0
-    while chunk := file.read(1 << 20):
-        count += chunk.count(b"\n")
-    return count
+    @property
+    def is_wanting(self) -> bool:
+        """As for `klaviyo_audit.journal.passes.LeafSink`."""
+        return self._lines.needs(self._file)
+
+    def take(self, hashes: Sequence[bytes], place: Callable[[int], tuple[int, int]]) -> None:
+        """As for `klaviyo_audit.journal.passes.LeafSink`."""
+        self._lines.take(self._file, hashes, place)
+
+    def take_tail(self, leaf: bytes, number: int, offset: int) -> None:
+        """A rotated file's tail is a leaf; a live one's may be in the act of being written."""
+        if not self._is_live:
+            self._lines.take(self._file, [leaf], lambda _: (number, offset))
+
+    def count(self, lines: int) -> None:
+        """As for `klaviyo_audit.journal.passes.LeafSink`."""
+        self._lines.files[self._file].beyond += lines

@@ -15,7 +15,7 @@ import re
 import zlib
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, BinaryIO, Final, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
 import orjson
 
@@ -113,11 +113,11 @@ def spans(segments: Sequence[Segment], start: int, end: int) -> Iterator[Span]:
             yield Span(segment.index, last, segment.file, segment.offset)
 
 
-def read_removed(directory: Path) -> CompactRange:
-    """The tree of the leaves that retention has removed; the empty one if it never did.
+def removal_records(directory: Path) -> list[dict[str, Any]]:
+    """What the file ``removed`` says of each removal, the oldest first.
 
     Raises:
-        JournalCorrupt: The file ``removed`` does not hold what a sealer can have written.
+        JournalCorrupt: The file does not hold what a sealer can have written.
         OSError: It cannot be read.
     """
     path = directory / REMOVED_NAME
@@ -125,19 +125,36 @@ def read_removed(directory: Path) -> CompactRange:
         with open_journal(path) as file:
             *lines, _torn = file.read().split(b"\n")
     except FileNotFoundError:
-        return CompactRange()
+        return []
     try:
-        trees = [CompactRange.from_dict(orjson.loads(line)) for line in lines]
+        records: list[dict[str, Any]] = [orjson.loads(line) for line in lines]
+        sizes = [CompactRange.from_dict(record).size for record in records]
     except (ValueError, JournalCorrupt) as error:
         raise JournalCorrupt(f"{path} can't be used: {error}; restore it from a backup") from error
-    if any(later.size <= tree.size for tree, later in pairwise(trees)):
+    if any(later <= size for size, later in pairwise(sizes)):
         raise JournalCorrupt(f"{path} can't be used: sizes do not rise; restore it from a backup")
-    return trees[-1] if trees else CompactRange()
+    return records
+
+
+def read_removed(directory: Path) -> CompactRange:
+    """The tree of the leaves that retention has removed; the empty one if it never did.
+
+    Raises:
+        As for `removal_records`.
+    """
+    records = removal_records(directory)
+    return CompactRange.from_dict(records[-1]) if records else CompactRange()
 
 
 def file_name(file: int) -> str:
     """Name of a rotated file that is not compressed."""
     return f"audit-{file:012d}.jsonl"
+
+
+def file_number(name: str) -> int | None:
+    """The number in a rotated file's name; None if it is not one."""
+    match = _ROTATED.fullmatch(name)
+    return int(match[1]) if match else None
 
 
 def rotated_files(directory: Path) -> dict[int, Path]:
@@ -187,8 +204,8 @@ def open_file(directory: Path, file: int, *, live: int | None) -> Iterator[Binar
         OSError: It cannot be opened.
         ConfigurationError: It is compressed in a way this installation cannot read.
     """
-    opened, suffix = _opened(directory, file, live)
-    with opened, decompressed(opened, suffix) as content:
+    opened, path = open_raw(directory, file, live=live)
+    with opened, decompressed(opened, path.suffix) as content:
         yield content
 
 
@@ -228,7 +245,12 @@ def decompressed(file: BinaryIO, suffix: str) -> Iterator[BinaryIO]:
         yield file
 
 
-def _opened(directory: Path, file: int, live: int | None) -> tuple[BinaryIO, str]:
+def open_raw(directory: Path, file: int, *, live: int | None) -> tuple[BinaryIO, Path]:
+    """Open a file of the journal as it is, and say where it was found.
+
+    Raises:
+        As for `open_file`.
+    """
     for _ in range(_TRIES):
         path = locate(directory, file, live=live)
         if path is None:
@@ -239,7 +261,7 @@ def _opened(directory: Path, file: int, live: int | None) -> tuple[BinaryIO, str
             continue  # renamed, or compressed and removed
         # What was the live file when it was looked for may have been a new one when it was opened.
         if path.name != JOURNAL_NAME or locate(directory, file, live=live) == path:
-            return opened, path.suffix
+            return opened, path
         opened.close()
     raise JournalCorrupt(
         f"the journal's file {directory / file_name(file)} is missing (compressed or not, and as "

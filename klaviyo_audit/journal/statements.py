@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from klaviyo_audit.journal.findings import Place
 
+RETENTION: Final = "journal.retention"
+"""Action of the line that tells of files that are about to be removed."""
+
 _WRITER: Final = re.compile(r"[0-9a-f]{16}")
 _NAME_LENGTH: Final = 120
 

@@ -2,132 +2,240 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import time
-from contextlib import ExitStack
-from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
-from klaviyo_audit.journal import folder, locks
-from klaviyo_audit.journal.accounts import Account, Accounts
-from klaviyo_audit.journal.damages import Damages
-from klaviyo_audit.journal.findings import Finding, Kind, Report, Severity
-from klaviyo_audit.journal.heads import heads_of, writer_id
-from klaviyo_audit.journal.judgement import (
-    Life,
-    has_lines_in_flight,
-    judge,
-    killed_while_writing,
+from klaviyo_audit.errors import JournalCorrupt
+from klaviyo_audit.journal import folder
+from klaviyo_audit.journal.contents import (
+    Contents,
+    may_grow,
+    numbers,
+    open_numbered,
+    open_unnumbered,
 )
+from klaviyo_audit.journal.findings import Finding, Kind, Report, Severity
+from klaviyo_audit.journal.lines import LineCheck
 from klaviyo_audit.journal.passes import FilePass
-from klaviyo_audit.journal.reader import Run, open_journal
-from klaviyo_audit.journal.repeats import Locator, Repeats
-from klaviyo_audit.journal.statements import is_writer
+from klaviyo_audit.journal.reader import open_journal
+from klaviyo_audit.journal.sealed import Seals
+from klaviyo_audit.journal.segments import (
+    file_name,
+    file_number,
+    locate,
+    read_removed,
+    read_segments,
+    reading,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
 
+    from klaviyo_audit.journal.note import Verifier
+
+    Progress = Callable[[int, int], None]
+
 _PATIENCE_SECONDS: Final = 0.5
 """How long to wait for lines that living writers may be about to finish."""
 _POLL_SECONDS: Final = 0.02
+_TRIES: Final = 5
 
 
 def verify(
     path: Path,
     *,
     own: Collection[str] = (),
-    progress: Callable[[int, int], None] | None = None,
+    verifiers: Sequence[Verifier] = (),
+    since: int = 0,
+    against: Path | None = None,
+    progress: Progress | None = None,
 ) -> Report:
     """Read a journal from its beginning to its present end, and list all that does not hold.
 
-    It may be in use. What this can't show is said in docs/journal-format.md: chiefly, lines that
-    somebody changed who also recomputed the checksum, before a checkpoint has sealed them.
+    It may be in use, rotated, compressed and under retention. Each file is read once, for the
+    lines and for the tree. What this can't show is said in docs/guarantees.md.
 
     Args:
-        path: The journal's folder, or one journal file.
+        path: The journal's folder, or one journal file: then only its lines are checked.
         own: Writers that are known to live, beside those whose lock is held.
+        verifiers: The keys that may have signed checkpoints; none: the one beside the journal.
+        since: Size of a checkpoint: lines before that are only hashed, not looked at.
+        against: A file of checkpoints, or of one, that was kept elsewhere.
         progress: Called now and then with the bytes read and the bytes there are.
 
     Raises:
         OSError: There is no journal, or it cannot be read.
+        LookupError: There is no checkpoint of the size `since`, or none in `against`.
+        ConfigurationError: A file is compressed in a way this installation cannot read.
     """
-    files = journal_files(path)
-    with ExitStack() as stack:
-        opened = [(file.name, stack.enter_context(open_journal(file))) for file in files]
-        check = _Check(files[0].parent / folder.WRITERS_NAME, own)
-        readings = [FilePass(name, file, check.passes, check.damages.take) for name, file in opened]
-        _read_all(readings, progress)
-        check.catch_up(readings[-1])
-        findings = check.findings()
-        suspects = check.repeats.suspects()
-        if suspects:
-            locator = Locator(suspects)
-            for (name, file), reading in zip(opened, readings, strict=True):
-                FilePass(name, file, [locator], lambda *_: None).on_to(reading.offset)
-            findings += locator.findings
-    order = {reading.name: index for index, reading in enumerate(readings)}
-    findings.sort(key=lambda one: (order.get(one.file or "", len(order)), one.offset or 0))
-    return Report(
-        files=tuple(order),
-        entries=sum(reading.entries for reading in readings) + check.filled,
-        writers=sum(account.begin is not None for account in check.accounts),
-        bytes=sum(reading.offset for reading in readings),
-        findings=tuple(findings),
-    )
+    if not path.is_dir():
+        return _verify_file(path, own, progress)
+    for _ in range(_TRIES):
+        seals = Seals(path, verifiers=verifiers, since=since, against=against)
+        with _Reading(path, seals, LineCheck(path / folder.WRITERS_NAME, own), since) as check:
+            report = check.run(progress)
+        # Retention may have removed a file that was about to be read.
+        if _removed_size(path) == seals.removed.size:
+            break
+    return report
 
 
-def journal_files(path: Path) -> Sequence[Path]:
-    """The files of a journal, oldest first, the one that is written to last.
+def _removed_size(directory: Path) -> int:
+    try:
+        return read_removed(directory).size
+    except JournalCorrupt:
+        return 0
 
-    Args:
-        path: The journal's folder, or one file.
 
-    Raises:
-        FileNotFoundError: There is no journal.
-    """
-    if path.is_dir():
-        file = path / folder.JOURNAL_NAME
-        if not (file.exists() or file.is_symlink()):
-            raise FileNotFoundError(f"there is no journal in {path}: it has no {file.name}")
-        return [file]
+def _verify_file(path: Path, own: Collection[str], progress: Progress | None) -> Report:
+    """Check the lines of one file."""
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
-    return [path.resolve()]
+    path = path.resolve()
+    check = LineCheck(path.parent / folder.WRITERS_NAME, own)
+    # Of a file that others come before, the writers' first lines may be in those.
+    check.whole = not file_number(path.name)
+    with _Reading(path.parent, None, check, 0) as reading_:
+        return reading_.run_alone(Contents(path, open_journal(path), None), progress)
 
 
-def _read_all(readings: Sequence[FilePass], progress: Callable[[int, int], None] | None) -> None:
-    sizes = [reading.size() for reading in readings]
-    total, before = sum(sizes), 0
-    for reading, size in zip(readings, sizes, strict=True):
-        # Only the last file is still written to.
-        final = reading is not readings[-1]
-        if progress is None:
-            reading.on_to(size, final=final)
-        else:
-            show = partial(_show_sum, progress, before, total)
-            reading.on_to(size, final=final, progress=show)
-        before += size
+class _Reading:
+    """One verification under way: which files are read, and how far."""
 
+    def __init__(self, directory: Path, seals: Seals | None, check: LineCheck, since: int) -> None:
+        self._directory = directory
+        self._seals = seals
+        self._check = check
+        self._since = since
+        self._findings: list[Finding] = []
+        self._opened: list[tuple[Contents, FilePass]] = []
+        self._unreadable: set[int] = set()
+        self._known: set[int] = set()
+        self._read_bytes = 0
 
-def _show_sum(progress: Callable[[int, int], None], before: int, total: int, offset: int) -> None:
-    progress(min(before + offset, total), total)
+    def __enter__(self) -> Self:
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        for contents, _file in self._opened:
+            contents.close()
 
-class _Check:
-    """One verification under way."""
+    def run(self, progress: Progress | None) -> Report:
+        """Read everything, and say what was found."""
+        seals = self._seals
+        assert seals
+        self._check.whole = not (seals.removed.size or self._since)
+        total = 0
+        if progress:
+            total = sum(path.stat().st_size for path in self._directory.glob("audit*.jsonl*"))
+        while (contents := self._next()) is not None:
+            self._read(contents, progress, total)
+        self._catch_up()
+        if not self._opened and not seals.are_there:
+            raise FileNotFoundError(
+                f"there is no journal in {self._directory}: it has no {folder.JOURNAL_NAME}"
+            )
+        lines = self._check.findings()
+        lines += self._check.located(self._reopen)
+        found = [*self._findings, *lines]
+        if seals.are_there:
+            found += seals.finish(
+                unreadable=self._unreadable,
+                packed={c.number for c, _ in self._opened if c.is_packed and c.number is not None},
+                live=self._live_number(),
+                announced=self._check.accounts.removals,
+            )
+        return self._report(found, sealed=seals.sealed, removed=seals.removed.size)
 
-    def __init__(self, writers: Path, own: Collection[str]) -> None:
-        self.accounts = Accounts()
-        self.repeats = Repeats()
-        self.damages = Damages()
-        self.passes = (self.accounts, self.repeats)
-        self.filled = 0
-        """Entries without a newline that count."""
-        self._writers = writers
-        self._own = frozenset(own)
-        self._lives: dict[str, Life] = {}
+    def run_alone(self, contents: Contents, progress: Progress | None) -> Report:
+        """Read one file, and say what was found in its lines."""
+        self._read(contents, progress, contents.size())
+        self._catch_up()
+        lines = self._check.findings()
+        lines += self._check.located(self._reopen)
+        return self._report([*self._findings, *lines])
 
-    def catch_up(self, reading: FilePass) -> None:
+    def _next(self) -> Contents | None:
+        """The next file that was not read yet; None when there is none at present."""
+        seals = self._seals
+        if seals is None:
+            return None
+        segments = seals.segments
+        if self._opened or self._known:
+            # More may have been recorded meanwhile.
+            with contextlib.suppress(JournalCorrupt):
+                segments = read_segments(self._directory)
+        last = max((segment.file for segment in segments), default=None)
+        self._number_the_live([segment.file for segment in segments])
+        for number in numbers(self._directory, segments, seals.removed.size):
+            if number in self._known:
+                continue
+            self._known.add(number)
+            try:
+                return open_numbered(self._directory, number, last=last)
+            except JournalCorrupt as error:
+                self._unreadable.add(number)
+                self._tell(Kind.MISSING_FILE, str(error), file_name(number))
+        contents = open_unnumbered(self._directory, last=last)
+        if contents and any(contents.identity == one.identity for one, _ in self._opened):
+            contents.close()
+            contents = None
+        return contents
+
+    def _number_the_live(self, files: Sequence[int]) -> None:
+        """A live file whose sealing has begun while it was read has a number now."""
+        unnumbered = next((one for one, _ in self._opened if one.number is None), None)
+        if unnumbered is not None:
+            unnumbered.number = next((one for one in files if one not in self._known), None)
+            if unnumbered.number is not None:
+                self._known.add(unnumbered.number)
+
+    def _read(self, contents: Contents, progress: Progress | None, total: int) -> None:
+        leaves = None
+        number, seals = contents.number, self._seals
+        if seals is not None and seals.are_there:
+            leaves = seals.lines.of(-1 if number is None else number, is_live=contents.is_live)
+        name = self._name(contents)
+        if number is not None and seals is not None:
+            seals.names[number] = name
+        self._check.order[name] = len(self._opened)
+        file = FilePass(name, contents.file, self._check.passes, self._check.damages.take, leaves)
+        self._opened.append((contents, file))
+        grows = may_grow(contents)
+        end = None if contents.is_packed else contents.size()
+        show: Callable[[], None] | None = None
+        before = self._read_bytes
+        if progress is not None:
+            show = lambda: progress(min(before + contents.position(), total), total)  # noqa: E731
+        try:
+            with reading(self._directory, number or 0):
+                if seals is not None and number is not None and self._since:
+                    file.skip(seals.lines.before(number, self._since))
+                file.on_to(end, final=not grows, progress=show)
+        except JournalCorrupt as error:
+            self._unreadable.add(-1 if number is None else number)
+            self._tell(Kind.UNREADABLE_FILE, str(error), name)
+        self._read_bytes += contents.size()
+        if seals is not None and number is not None and not contents.is_live:
+            self._check_stray(number, name)
+        if not grows:
+            contents.close()
+
+    def _check_stray(self, number: int, name: str) -> None:
+        assert self._seals
+        if self._seals.is_known(number):
+            return
+        with contextlib.suppress(JournalCorrupt):
+            # Rotated since this verification has begun.
+            if any(one.file == number for one in read_segments(self._directory)):
+                return
+        message = "no line of it is in the journal's tree: it was put there"
+        self._tell(Kind.STRAY_FILE, message, name)
+
+    def _catch_up(self) -> None:
         """Read on until what is missing at the end is missing for good.
 
         A writer holds its lock as long as it writes: all lines of one that is found dead are in
@@ -135,98 +243,74 @@ class _Check:
         """
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while True:
-            self._look_at_writers()
-            size = reading.size()
-            reading.on_to(size)
-            waiting = reading.offset < size or any(
-                has_lines_in_flight(account)
-                for account in self.accounts
-                if self._life_of(account) is Life.ALIVE
-            )
-            if not waiting or not self._anybody_lives() or time.monotonic() > deadline:
+            self._check.look_at_writers()
+            while (contents := self._next()) is not None:
+                self._read(contents, None, 0)
+            growing = [
+                (contents, file) for contents, file in self._opened if not contents.file.closed
+            ]
+            unfinished = False
+            for contents, file in growing:
+                size = contents.size()
+                file.on_to(size)
+                unfinished = unfinished or file.offset < size
+            waiting = unfinished or self._check.waits_for_lines()
+            if not waiting or not self._check.anybody_lives() or time.monotonic() > deadline:
                 break
             time.sleep(_POLL_SECONDS)
-        # A beginning of a line that has not been finished in all that time.
-        reading.on_to(size, final=True)
+        for contents, file in growing:
+            # A beginning of a line that has not been finished in all that time.
+            file.on_to(contents.size(), final=True)
 
-    def findings(self) -> list[Finding]:
-        """What was found, when everything has been read."""
-        excused = self._fill()
-        for writer, number in self.damages.claims:
-            self.accounts.claim(writer, number)
-        living = {writer for writer, life in self._lives.items() if life is Life.ALIVE}
-        found = [*self.damages.findings, *self.damages.torn(self.accounts.torn, living, excused)]
-        found += self.accounts.findings
-        for account in self.accounts:
-            found += judge(account, self._life_of(account))
-        return [*found, *self._missing_writers()]
+    def _reopen(self, name: str) -> Contents | None:
+        """Open a file that was read, again; None when it is gone."""
+        contents = next(one for one, file in self._opened if file.name == name)
+        if contents.number is None:
+            return Contents(contents.path, open_journal(contents.path), None)
+        try:
+            return open_numbered(self._directory, contents.number, last=self._live_number())
+        except JournalCorrupt:
+            return None
 
-    def _fill(self) -> dict[tuple[str, int], Severity]:
-        """Count entries that lack their newline; which of them a kill explains."""
-        excused = {}
-        for file, line in self.damages.whole:
-            heads = heads_of(line.members)
-            if heads is None:
-                continue
-            run = Run.at(line.number, line.offset, [line.raw + b"\n"])
-            self.filled += self.accounts.fill(file, run, heads)
-            writer, number = writer_id(heads.writers[0]), heads.numbers[0]
-            severity = killed_while_writing(self.accounts.of(writer), number)
-            if severity is not None:
-                excused[writer, number] = severity
-        return excused
+    def _live_number(self) -> int | None:
+        return max((one.number for one, _ in self._opened if one.number is not None), default=None)
 
-    def _missing_writers(self) -> list[Finding]:
-        """Writers that left a trace somewhere, but not one line."""
-        known = {account.writer for account in self.accounts if account.begin is not None}
-        known |= {account.writer for account in self.accounts if account.recoveries}
-        traces = {
-            account.previous: f"writer {account.writer} says that it came after this one"
-            for account in self.accounts
-            if account.previous is not None
-        }
-        for name in self._lock_names():
-            traces[name] = f"it has a lock file in {self._writers.name}/"
-        return [
-            self._missing_writer(writer, trace)
-            for writer, trace in sorted(traces.items())
-            if writer not in known
-        ]
+    def _name(self, contents: Contents) -> str:
+        """What a file is called while its lines are read: a name that no other has."""
+        if contents.number is not None and contents.is_live:
+            return file_name(contents.number)
+        name = contents.path.name
+        return f"{name} (new)" if name in self._check.order else name
 
-    def _missing_writer(self, writer: str, trace: str) -> Finding:
-        severity, why = Severity.WARNING, f"but {trace}"
-        if self._life(writer) is Life.ALIVE:
-            severity, why = Severity.NOTE, "which is alive and may be about to write its first"
-        return Finding(
-            kind=Kind.MISSING_WRITER,
-            severity=severity,
-            writer=writer,
-            message=f"not one line of this writer is in the journal, {why}",
+    def _shown(self) -> dict[str, str]:
+        """What the files are called now, by what they were called while they were read."""
+        shown = {}
+        for contents, file in self._opened:
+            if contents.is_live and contents.number is not None:
+                path = locate(self._directory, contents.number, live=self._live_number())
+                shown[file.name] = path.name if path else file.name
+        return shown
+
+    def _report(self, findings: list[Finding], *, sealed: int = 0, removed: int = 0) -> Report:
+        shown = self._shown()
+        order = self._check.order
+        findings.sort(
+            key=lambda one: (order.get(one.file or "", len(order)), one.offset or 0, one.line or 0)
+        )
+        return Report(
+            files=tuple(shown.get(file.name, file.name) for _, file in self._opened),
+            entries=sum(file.entries for _, file in self._opened) + self._check.filled,
+            writers=sum(account.begin is not None for account in self._check.accounts),
+            bytes=sum(file.offset for _, file in self._opened),
+            sealed=sealed,
+            removed=removed,
+            findings=tuple(
+                dataclasses.replace(one, file=shown.get(one.file or "", one.file))
+                for one in findings
+            ),
         )
 
-    def _lock_names(self) -> list[str]:
-        try:
-            return [path.name for path in self._writers.iterdir() if is_writer(path.name)]
-        except OSError:
-            return []
-
-    def _anybody_lives(self) -> bool:
-        names = {*self._lives, *self._lock_names()}
-        return any(self._life(name) is not Life.DEAD for name in names)
-
-    def _look_at_writers(self) -> None:
-        for account in self.accounts:
-            if not account.ended and self._lives.get(account.writer) is not Life.DEAD:
-                self._lives[account.writer] = self._life(account.writer)
-
-    def _life_of(self, account: Account) -> Life:
-        # One that came while we were reading, and has not been looked at, was alive then.
-        return self._lives.get(account.writer, Life.ALIVE)
-
-    def _life(self, writer: str) -> Life:
-        if writer in self._own:
-            return Life.ALIVE
-        try:
-            return Life.ALIVE if locks.is_locked(self._writers / writer) else Life.DEAD
-        except OSError:
-            return Life.UNKNOWN
+    def _tell(self, kind: Kind, message: str, file: str) -> None:
+        self._findings.append(
+            Finding(kind=kind, severity=Severity.ERROR, file=file, message=message)
+        )

@@ -681,6 +681,8 @@ def test_a_report_as_json(tmp_path):
         "entries": 5,
         "writers": 1,
         "bytes": path.stat().st_size,
+        "sealed": 0,
+        "removed": 0,
     }
     message = finding.pop("message")
     assert "changed" in message

@@ -1,0 +1,269 @@
+"""What is said of the journal's tree: its checkpoints, those kept elsewhere, the sealer's state."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+from io import BytesIO
+from typing import TYPE_CHECKING, BinaryIO, Final
+
+import orjson
+
+from klaviyo_audit.errors import ConfigurationError, JournalCorrupt
+from klaviyo_audit.journal.checkpoint import Checkpoint, open_checkpoint, read_notes
+from klaviyo_audit.journal.findings import Finding, Kind, Severity
+from klaviyo_audit.journal.lease import CHECKPOINTS_NAME
+from klaviyo_audit.journal.merkle import CompactRange
+from klaviyo_audit.journal.note import (
+    BLANK_LINE,
+    MAX_NOTE_BYTES,
+    SIGNATURE_START,
+    Verifier,
+    open_note,
+    parse_note,
+)
+from klaviyo_audit.journal.reader import open_journal
+from klaviyo_audit.journal.signing import PUBLIC_NAME
+from klaviyo_audit.journal.treestate import STATE_NAME
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from klaviyo_audit.journal.checkpoint import StoredNote
+
+_FENCE: Final = SIGNATURE_START.encode()
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Witness:
+    """What the tree's root was at one size."""
+
+    size: int
+    root: bytes
+    file: str
+    """Name of the file that says so."""
+    offset: int | None = None
+
+
+class Witnesses:
+    """The witnesses of one journal, as they were when this was made.
+
+    Args:
+        directory: The journal's folder.
+        verifiers: The keys that are trusted; none: the one that lies beside the journal.
+        since: Signatures of checkpoints over fewer lines are not looked at.
+        against: A file of checkpoints, or of one, that was kept elsewhere.
+
+    Raises:
+        OSError: A file cannot be read.
+        LookupError: `against` holds no checkpoint that can be used.
+    """
+
+    def __init__(
+        self, directory: Path, verifiers: Sequence[Verifier], since: int, against: Path | None
+    ) -> None:
+        self.findings: list[Finding] = []
+        self.last = 0
+        """Size of the last of the journal's own checkpoints that were read."""
+        self.done: frozenset[int] = frozenset()
+        self._directory = directory
+        self._since = since
+        self._pinned = bool(verifiers)
+        self._verifiers = tuple(verifiers) or self._key_beside()
+        # The state is written after the checkpoint it is about.
+        self.state = self._state()
+        """Size of the tree that the sealer says it stood at, the files it had been done with to
+        come, and how many segments it had begun; None if that is not known."""
+        self._kept = sorted(self._of_other(against)) if against else []
+        self._end = _size(directory / CHECKPOINTS_NAME)
+        self.others: list[Witness] = [*self._kept]
+        if self.state:
+            self.others.append(self.state.witness)
+        self._check_keys()
+
+    def _check_keys(self) -> None:
+        if not self._verifiers and (self._end or self._kept):
+            self._add(
+                Kind.KEY,
+                Severity.ERROR,
+                "no signature can be checked: there is no public key beside the journal, and none "
+                "was given",
+                file=PUBLIC_NAME,
+            )
+        if self._pinned and not self._end:
+            self._add(
+                Kind.CHECKPOINT,
+                Severity.ERROR,
+                "a key was given that checkpoints have to be signed with, and there are none: the "
+                "journal was never sealed, or they were removed",
+                file=CHECKPOINTS_NAME,
+            )
+
+    @property
+    def are_there(self) -> bool:
+        """Whether there may be any."""
+        return bool(self._end or self.others)
+
+    def __iter__(self) -> Iterator[Witness]:
+        """All of them by size; what is wrong with one is found when it comes."""
+        return heapq.merge(self._own(), sorted(self.others))
+
+    def check_last(self, begun: int) -> None:
+        """When all were read: check that none was removed at the end.
+
+        Args:
+            begun: First leaf of the last segment, which was recorded after a checkpoint over what
+                is before.
+        """
+        if not self._verifiers:
+            return
+        last = max(self.others, default=None)
+        told, who = begun, "segments says that one"
+        if last and last.size > begun:
+            told, who = last.size, f"{last.file} has one"
+        if told > self.last:
+            self._add(
+                Kind.CHECKPOINT,
+                Severity.ERROR,
+                f"checkpoints were removed: {who} over {told:,} lines was there, and the "
+                f"journal's last is over {self.last:,}",
+                file=CHECKPOINTS_NAME,
+            )
+
+    def _own(self) -> Iterator[Witness]:
+        """The journal's own checkpoints that hold, up to what was its end."""
+        if not self._end:
+            return
+        path = self._directory / CHECKPOINTS_NAME
+        with open_journal(path) as file:
+            for witness in self._witnesses(path.name, file, self._end):
+                if witness.size < self.last:
+                    self._add(
+                        Kind.CHECKPOINT,
+                        Severity.ERROR,
+                        f"it is over {witness.size} lines and comes after one over {self.last}: "
+                        "checkpoints were put in another order, or put in",
+                        file=witness.file,
+                        offset=witness.offset,
+                    )
+                    continue
+                self.last = witness.size
+                yield witness
+
+    def _of_other(self, path: Path) -> Iterator[Witness]:
+        with open_journal(path) as source:
+            # A single checkpoint, as it was handed to somebody, lacks the blank line at its end.
+            data = source.read() + BLANK_LINE
+        found = False
+        for witness in self._witnesses(path.name, BytesIO(data), len(data)):
+            found = True
+            yield witness
+        if not found and not self.findings:
+            raise LookupError(f"against: {path} holds no checkpoint that can be used")
+
+    def _witnesses(self, name: str, file: BinaryIO, end: int) -> Iterator[Witness]:
+        if not self._verifiers:
+            return
+        for stored in read_notes(file):
+            if stored.offset >= end:
+                return
+            if stored.note is None:
+                self._reject(name, stored, file)
+                continue
+            try:
+                checkpoint = self._opened(stored.note)
+            except JournalCorrupt as error:
+                self._add(
+                    Kind.CHECKPOINT, Severity.ERROR, str(error), file=name, offset=stored.offset
+                )
+            else:
+                yield Witness(checkpoint.size, checkpoint.root, name, stored.offset)
+
+    def _opened(self, note: bytes) -> Checkpoint:
+        if self._since:
+            checkpoint = Checkpoint.from_text(parse_note(note).text)
+            if checkpoint.size < self._since:
+                return checkpoint
+        return open_checkpoint(note, *self._verifiers)
+
+    def _reject(self, name: str, stored: StoredNote, file: BinaryIO) -> None:
+        """Say what a piece is that is no note. It may have to be read where reading goes on."""
+        position = file.tell()
+        file.seek(stored.offset)
+        piece = file.read(min(stored.end - stored.offset, MAX_NOTE_BYTES))
+        file.seek(position)
+        torn = _FENCE not in piece
+        self._add(
+            Kind.CHECKPOINT,
+            Severity.WARNING if torn else Severity.ERROR,
+            "a piece of a checkpoint, as a full disk or a kill leaves it"
+            if torn
+            else "this is not a checkpoint (any more): it was changed",
+            file=name,
+            offset=stored.offset,
+        )
+
+    def _state(self) -> SealerState | None:
+        try:
+            with open_journal(self._directory / STATE_NAME) as file:
+                text, _ = open_note(file.read(), *self._verifiers)
+            members = orjson.loads(text)
+            tree = CompactRange.from_dict(members)
+            return SealerState(
+                Witness(tree.size, tree.root(), STATE_NAME),
+                int(members["segments"]),
+                frozenset(map(int, members["files"])),
+            )
+        except (OSError, ValueError, LookupError, TypeError, JournalCorrupt):
+            return None  # only a cache
+
+    def _key_beside(self) -> tuple[Verifier, ...]:
+        try:
+            with open_journal(self._directory / PUBLIC_NAME) as file:
+                verifier = Verifier.from_text(file.read().decode("ascii", "replace"))
+        except FileNotFoundError:
+            return ()
+        except ConfigurationError as error:
+            self._add(Kind.KEY, Severity.ERROR, str(error), file=PUBLIC_NAME)
+            return ()
+        self._add(
+            Kind.KEY,
+            Severity.NOTE,
+            f"checkpoints were checked with the key beside the journal, {verifier.to_text()}, "
+            "which whoever can change the journal can replace; pin the key you know (--key, or the "
+            "setting public_key)",
+            file=PUBLIC_NAME,
+        )
+        return (verifier,)
+
+    def _add(
+        self,
+        kind: Kind,
+        severity: Severity,
+        message: str,
+        *,
+        file: str,
+        offset: int | None = None,
+    ) -> None:
+        self.findings.append(
+            Finding(kind=kind, severity=severity, file=file, offset=offset, message=message)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SealerState:
+    """Where the sealer says that it stood: a checkpoint in another form, and signed likewise."""
+
+    witness: Witness
+    followed: int
+    """How many segments were begun."""
+    growing: frozenset[int]
+    """Files that may have more lines to come."""
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat(follow_symlinks=False).st_size
+    except FileNotFoundError:
+        return 0
