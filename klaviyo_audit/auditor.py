@@ -123,6 +123,7 @@ class Auditor:
         if problem is not None and not isinstance(self._writer, QueueWriter):
             self.recorder.lost(problem)
         self._resolved: list[dict[str, Any]] = []
+        self._is_closing = False
         self._recovery = self._recover_in_background() if problem is None else None
         self._sealer = self._seal_in_background() if problem is None else None
         self._shipping = self._ship() if self._sinks else None
@@ -211,6 +212,7 @@ class Auditor:
         Calls after this are still recorded, by a new writer.
         """
         atexit.unregister(self._at_exit)
+        self._is_closing = True
         if self._recovery is not None:
             self._recovery.join(_EXIT_SECONDS)
         self._writer.close()
@@ -274,20 +276,10 @@ class Auditor:
             return None
         from klaviyo_audit.journal.background import background
 
-        key = self.settings.signing_key
         return background(
             self._writer.directory,
-            seal_interval=self.settings.seal_interval,
-            seal_lines=self.settings.seal_lines,
-            rotate_bytes=int(self.settings.rotate_bytes),
-            rotate_age=self.settings.rotate_age,
-            compress=self.settings.compress,
-            retain_days=self.settings.retain_days,
-            retain_bytes=self.settings.retain_bytes,
-            origin=self.settings.origin,
-            signing_key=None if key is None else key.get_secret_value(),
-            public_key=self.settings.public_key,
-            announce=self.recorder.about_journal,
+            **self.settings.sealing(),
+            announce=self._announce,
             needed_from=self._needed_by_sinks,
         )
 
@@ -320,6 +312,12 @@ class Auditor:
             on_loss=self._lost,
             problem=problem,
         )
+
+    def _announce(self, action: str, facts: Mapping[str, Any]) -> None:
+        """Say what retention is about to remove; what cannot be said is not removed."""
+        if self._is_closing:
+            raise OSError("the program is ending; nothing more is removed")
+        self.recorder.about_journal(action, facts)
 
     def _low_space(self, level: Level, free: int) -> None:
         if level is not Level.ENOUGH:

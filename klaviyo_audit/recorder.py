@@ -226,7 +226,11 @@ class Recorder:
         return None if self._writer.append(members) is not None else entry_id
 
     def about_journal(self, action: str, metadata: Mapping[str, Any]) -> None:
-        """Write a line about the journal itself, e.g. what retention removed."""
+        """Write a line about the journal itself, e.g. what retention is about to remove.
+
+        Raises:
+            OSError: It could not be written; the loss is counted.
+        """
         members: dict[str, Any] = {
             "v": SCHEMA_VERSION,
             "id": str(uuid7()),
@@ -239,7 +243,9 @@ class Recorder:
             "origin": None,
             "metadata": dict(metadata),
         }
-        self._writer.append(members)
+        error = self._writer.append(members)
+        if error is not None:
+            raise error
 
     def _members(
         self, call: CallRecord, phase: str, result: str | None, error: Mapping[str, str] | None

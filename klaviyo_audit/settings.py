@@ -237,6 +237,25 @@ class Settings(KlaviyoSinkSettings, ShippingSettings, _JournalSettings, BaseSett
         """The values in force as plain JSON types, secrets as `MASK` or None, in model order."""
         return {name: _plain(getattr(self, name)) for name in type(self).model_fields}
 
+    def sealing(self) -> dict[str, Any]:
+        """What a sealer of the journal is told, as `klaviyo_audit.journal.sealer.Sealer` has it."""
+        names = (
+            "seal_interval",
+            "seal_lines",
+            "rotate_bytes",
+            "rotate_age",
+            "compress",
+            "retain_days",
+            "retain_bytes",
+            "origin",
+            "public_key",
+        )
+        key = self.signing_key
+        return {
+            **{name: getattr(self, name) for name in names},
+            "signing_key": None if key is None else key.get_secret_value(),
+        }
+
     def digest(self) -> str:
         """Tell one configuration from another: 16 hexadecimal digits.
 

@@ -51,7 +51,7 @@ SAMPLES = {
     "signing_key": ('"file file file file"', "env env env env env", "code code code code"),
     "public_key": ('"log+1234abcd+AAAA"', "log+2", "log+3"),
     "origin": ('"example.com/file"', "example.com/env", "example.com/code"),
-    "seal": ('"background"', "off", "background"),
+    "seal": ('"external"', "off", "external"),
     "seal_interval": ("2", "3s", 4.0),
     "seal_lines": ("2", "3", 4),
     "rotate_bytes": ('"2MB"', "3 MiB", 4_000_000),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from klaviyo_audit.entry import Phase, Result
-from klaviyo_audit.journal.reader import read
+from klaviyo_audit.journal.contents import read_file
 from klaviyo_audit.journal.recovery import journal_files
 from klaviyo_audit.klaviyo import evidence
 
@@ -30,7 +30,7 @@ def unknown_outcomes(directory: Path) -> list[dict[str, Any]]:
     """
     unknown: dict[str, dict[str, Any]] = {}
     for path in journal_files(directory):
-        for line in read(path):
+        for line in read_file(path):
             members = line.members
             if members is None:
                 continue

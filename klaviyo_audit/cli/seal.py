@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import signal
 import threading
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from klaviyo_audit.cli.location import fail, journal_argument, locate
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from klaviyo_audit.journal.sealer import Sealer
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
 def seal(directory: Path | None, *, follow: bool) -> None:
     """Seal what is in the journal in DIR (the setting dir, if not given), and rotate it if due.
 
-    With --follow this is the sealer beside programs whose setting seal is external.
+    With --follow this is the sealer beside programs whose setting seal is external. What the
+    settings for rotation, compression and retention ask for is done too.
     """
     from klaviyo_audit.errors import ConfigurationError
     from klaviyo_audit.journal.sealer import Sealer
@@ -33,18 +36,10 @@ def seal(directory: Path | None, *, follow: bool) -> None:
         fail(f"{str(path)!r} is not a journal's folder")
     errors: list[Exception] = []
     try:
-        settings = load()
-        key = settings.signing_key
         sealer = Sealer(
             path,
-            seal_interval=settings.seal_interval,
-            seal_lines=settings.seal_lines,
-            rotate_bytes=int(settings.rotate_bytes),
-            rotate_age=settings.rotate_age,
-            compress=settings.compress,
-            origin=settings.origin,
-            signing_key=None if key is None else key.get_secret_value(),
-            public_key=settings.public_key,
+            **load().sealing(),
+            announce=partial(_announce, path),
             on_error=_told if follow else errors.append,
             pause=0,
         )
@@ -54,6 +49,16 @@ def seal(directory: Path | None, *, follow: bool) -> None:
         _follow(sealer)
     else:
         _once(sealer, path, errors)
+
+
+def _announce(path: Path, action: str, facts: Mapping[str, Any]) -> None:
+    """Say in the journal what is about to be removed, as a writer of its own."""
+    from klaviyo_audit.auditor import Auditor
+
+    with Auditor(
+        journal=path, sinks=(), seal="off", service="klaviyo-audit", on_failure="block"
+    ) as auditor:
+        auditor.recorder.about_journal(action, facts)
 
 
 def _told(error: Exception) -> None:
@@ -68,8 +73,7 @@ def _once(sealer: Sealer, path: Path, errors: list[Exception]) -> None:
 
     try:
         before = sealed_size(path)
-        sealer.step()
-        mine = sealer.is_sealing
+        mine = _work(sealer)
         sealer.close(float("inf"))
         after = sealed_size(path)
     except JournalCorrupt as error:
@@ -82,6 +86,13 @@ def _once(sealer: Sealer, path: Path, errors: list[Exception]) -> None:
     if not mine:
         fail("another process is the journal's sealer at the moment; it seals what is written")
     click.echo(f"sealed {after - before:,} more lines: {after:,} in all")
+
+
+def _work(sealer: Sealer) -> bool:
+    """Do all that is due; whether this is the journal's sealer."""
+    while sealer.step():
+        pass
+    return sealer.is_sealing
 
 
 def _follow(sealer: Sealer) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
 from klaviyo_audit.journal.folder import JOURNAL_NAME
 from klaviyo_audit.journal.lease import SEALER_NAME
-from klaviyo_audit.journal.reader import open_journal
+from klaviyo_audit.journal.reader import lines_of, open_journal, scan
 from klaviyo_audit.journal.rotation import is_final
 from klaviyo_audit.journal.segments import (
     COMPRESSED,
@@ -17,13 +17,15 @@ from klaviyo_audit.journal.segments import (
     file_number,
     locate,
     open_raw,
+    reading,
     rotated_files,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from klaviyo_audit.journal.line import Line
     from klaviyo_audit.journal.segments import Segment
 
 _BUFFER_BYTES: Final = 1 << 18
@@ -126,6 +128,28 @@ def open_unnumbered(directory: Path, *, last: int | None) -> Contents | None:
         return Contents(live, open_journal(live), None)
     except FileNotFoundError:
         return None
+
+
+def read_file(path: Path) -> Iterator[Line]:
+    """Read the lines of one file of the journal, compressed or not; see `reader.read`.
+
+    Raises:
+        OSError: It cannot be read.
+        JournalCorrupt: It is compressed, and damaged.
+        ConfigurationError: As for `Contents`.
+    """
+    number = file_number(path.name)
+    if number is None:
+        contents = Contents(path, open_journal(path), None)
+    else:
+        # It may have been compressed since somebody saw it.
+        contents = open_numbered(path.parent, number, last=None)
+    try:
+        with reading(path.parent, number or 0):
+            for item in scan(contents.file):
+                yield from lines_of(item)
+    finally:
+        contents.close()
 
 
 def may_grow(contents: Contents) -> bool:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from klaviyo_audit import clock
 from klaviyo_audit.entry import SCHEMA_VERSION, Phase, Result
 from klaviyo_audit.journal import folder, locks
+from klaviyo_audit.journal.contents import read_file
 from klaviyo_audit.journal.line import Problem
-from klaviyo_audit.journal.reader import read
+from klaviyo_audit.journal.segments import rotated_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -231,7 +232,7 @@ def survey(
     """
     found = _Survey()
     for path in reversed(journal_files(directory)):
-        for line in read(path):
+        for line in read_file(path):
             found.take(path.name, line)
         if wanted is not None and all(
             name in found.ends and 0 in found.ends[name].numbers for name in wanted
@@ -294,6 +295,6 @@ class _Survey:
 
 def journal_files(directory: Path) -> list[Path]:
     """The journal's files, oldest first, the live one last."""
-    rotated = sorted(directory.glob("audit-*.jsonl*"))
+    rotated = [path for _, path in sorted(rotated_files(directory).items())]
     live = directory / folder.JOURNAL_NAME
     return [*rotated, live] if live.exists() else rotated

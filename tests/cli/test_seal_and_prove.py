@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from klaviyo_audit.cli import main
 from klaviyo_audit.journal.findings import Severity
-from klaviyo_audit.journal.sealed import check_seals
+from klaviyo_audit.journal.verify import verify
 from tests.journal.sealing import write
 
 
@@ -16,7 +16,7 @@ def run(*args):
 
 
 def errors(folder, **options):
-    found = check_seals(folder, **options).findings
+    found = verify(folder, **options).findings
     return [one for one in found if one.severity is Severity.ERROR]
 
 
@@ -43,7 +43,7 @@ def test_the_private_key_is_not_printed(tmp_path):
 
 def test_an_intact_journal(sealed):
     assert errors(sealed) == []
-    assert check_seals(sealed).sealed == 17
+    assert verify(sealed).sealed == 17
 
 
 def test_a_line_that_was_changed_with_its_checksum(sealed):

@@ -2,14 +2,12 @@
 
 import re
 from hashlib import sha256
-from inspect import getsource
 from pathlib import Path
 
 import orjson
 import pytest
 
 from klaviyo_audit.entry import AuditEntry, Phase
-from klaviyo_audit.journal import accounts, damages, judgement, repeats, verify
 from klaviyo_audit.journal.findings import Kind
 from klaviyo_audit.journal.format import checksum_holds, encode
 from klaviyo_audit.journal.judgement import IN_FLIGHT_LINES, IN_FLIGHT_SECONDS
@@ -62,13 +60,10 @@ def test_the_layout_is_the_pages(golden):
         assert re.match(pattern, text.decode())
 
 
-def test_every_kind_of_finding_about_lines_is_on_the_page_and_none_else():
-    """What the sealing adds is said elsewhere."""
-    table = PAGE.split("## What `verify` reports")[1].split("##")[0]
-    told = set(re.findall(r"^\| `([a-z-]+)` \|", table, re.MULTILINE))
-    modules = (accounts, damages, judgement, repeats, verify)
-    names = {name for one in modules for name in re.findall(r"Kind\.([A-Z_]+)", getsource(one))}
-    assert told == {Kind[name] for name in names}
+def test_every_kind_of_finding_is_on_the_page_and_none_else():
+    table = PAGE.split("## What `verify` reports")[1].split("\n## ")[0]
+    told = re.findall(r"^\| `([a-z-]+)` \|", table, re.MULTILINE)
+    assert sorted(told) == sorted(Kind)
 
 
 def test_phases_and_limits():

@@ -13,6 +13,8 @@ import pytest
 from klaviyo_audit import Auditor
 from klaviyo_audit.journal import recovery
 from klaviyo_audit.journal.format import encode
+from klaviyo_audit.journal.verify import verify
+from tests.journal import sealing
 
 LIST = {"data": {"type": "list", "attributes": {"name": "Newsletter"}}}
 
@@ -102,6 +104,23 @@ def test_torn_pieces_and_missing_numbers_are_told(trail, tmp_path, fake):
     assert note["metadata"]["missing"] == [1, 2]
     (piece,) = note["metadata"]["torn"]
     assert (piece["file"], piece["offset"], piece["length"]) == ("audit.jsonl", size, len(torn))
+
+
+@pytest.mark.usefixtures("killed")
+@pytest.mark.parametrize("how", ["gzip", "zstd"])
+def test_what_lies_in_a_compressed_file_is_closed_too(trail, how):
+    sealing.seal(trail.folder, rotate_bytes=1)
+    sealing.settle(sealing.make_sealer(trail.folder, compress=how, rotate_bytes=10**9))
+    (packed,) = trail.folder.glob("audit-*.jsonl.*")
+    assert not trail.path.exists()
+    with Auditor(journal=trail.folder, seal="off") as auditor:
+        wait_for_recovery(auditor)
+    assert trail.last()["result"] == "unknown"
+    (note,) = [line for line in trail.lines() if line["action"] == "journal.recover"]
+    assert (note["metadata"]["last"], note["metadata"]["missing"]) == (2, [])
+    report = verify(trail.folder)
+    assert report.files == (packed.name, "audit.jsonl")
+    assert report.intact, report.findings
 
 
 def test_the_living_are_left_alone(trail, client):

@@ -17,6 +17,7 @@ from klaviyo_audit.journal.findings import Kind, Severity
 from klaviyo_audit.journal.folder import WRITERS_NAME
 from klaviyo_audit.journal.judgement import IN_FLIGHT_LINES
 from klaviyo_audit.journal.locks import LifeLock
+from klaviyo_audit.journal.note import Verifier
 from klaviyo_audit.journal.verify import verify
 from klaviyo_audit.journal.writer import JournalWriter
 from tests.journal.forge import (
@@ -78,9 +79,10 @@ def test_a_journal_of_a_real_program(tmp_path, auditor, klaviyo, trail):
     klaviyo.Profiles.get_profiles()
     auditor.record("export.downloaded", metadata={"rows": 3})
     auditor.close()
-    report = verify(trail.folder)
+    key = Verifier.from_text((trail.folder / "sealing.pub").read_text())
+    report = verify(trail.folder, verifiers=[key])
     assert report.findings == ()
-    assert report.entries == len(trail.lines())
+    assert report.entries == report.sealed == len(trail.lines())
 
 
 def test_an_intent_and_its_outcome_share_their_id(tmp_path):
