@@ -25,21 +25,25 @@ def seal(directory: Path | None, *, follow: bool) -> None:
     """Seal what is in the journal in DIR (the setting dir, if not given), and rotate it if due.
 
     With --follow this is the sealer beside programs whose setting seal is external. What the
-    settings for rotation, compression and retention ask for is done too.
+    settings for rotation, compression and retention ask for is done too; files that a sink of the
+    settings has not got whole are not removed.
     """
     from klaviyo_audit.errors import ConfigurationError
     from klaviyo_audit.journal.sealer import Sealer
     from klaviyo_audit.settings import load
+    from klaviyo_audit.sinks.lag import needed_from
 
     path = locate(directory)
     if not path.is_dir():
         fail(f"{str(path)!r} is not a journal's folder")
     errors: list[Exception] = []
     try:
+        settings = load()
         sealer = Sealer(
             path,
-            **load().sealing(),
+            **settings.sealing(),
             announce=partial(_announce, path),
+            needed_from=partial(needed_from, path, settings.sinks),
             on_error=_told if follow else errors.append,
             pause=0,
         )
