@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 from time import perf_counter_ns, time_ns
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import orjson
-from opentelemetry import trace
 from uuid_utils import uuid7
 
-from klaviyo_audit import clock, context, privacy
+from klaviyo_audit import context, privacy
+from klaviyo_audit.clock import timestamp
+from klaviyo_audit.context import ACTOR
 from klaviyo_audit.entry import SCHEMA_VERSION, Phase, Result
 from klaviyo_audit.errors import AuditUnavailable
+from klaviyo_audit.journal.format import json_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from types import FrameType
 
     from klaviyo_audit.journal.behind import WriteBehind
     from klaviyo_audit.journal.writer import JournalWriter
@@ -25,10 +28,6 @@ if TYPE_CHECKING:
 Intents = Literal["writes", "all", "none"]
 OnFailure = Literal["continue", "block"]
 Capture = Literal["none", "metadata", "request", "request_response"]
-
-_INTENT: Final = Phase.INTENT.value
-_OUTCOME: Final = Phase.OUTCOME.value
-
 
 _log = logging.getLogger("klaviyo_audit")
 
@@ -43,7 +42,7 @@ class Target:
         revision: The API revision asked for unless a request says otherwise.
     """
 
-    __slots__ = ("_call", "_fragments", "action", "revision", "writes")
+    __slots__ = ("_call", "_texts", "action", "intent", "outcome", "revision", "writes")
 
     def __init__(
         self, action: str, call: Mapping[str, Any], *, writes: bool, revision: str | None = None
@@ -52,19 +51,24 @@ class Target:
         self.writes = writes
         self.revision = revision
         self._call = dict(call)
-        self._fragments: dict[str | None, orjson.Fragment] = {}
+        self._texts: dict[str | None, str] = {}
+        named = f'"action":{json_text(action)},"user_id":'
+        self.intent = f'","phase":"intent",{named}'
+        """What stands in its intents between ``timestamp`` and ``user_id``."""
+        self.outcome = f'","phase":"outcome",{named}'
+        """The same of its outcomes."""
 
-    def fragment(self, revision: str | None) -> orjson.Fragment:
-        """The entry's ``call``, encoded once a revision."""
-        fragment = self._fragments.get(revision)
-        if fragment is None:
+    def text(self, revision: str | None) -> str:
+        """The entry's ``call`` with a comma before it, encoded once a revision."""
+        text = self._texts.get(revision)
+        if text is None:
             call = dict(self._call)
             if revision is not None:
                 call["revision"] = privacy.clean_text(revision, 40)
-            fragment = orjson.Fragment(orjson.dumps(call))
-            if len(self._fragments) < 8:  # noqa: PLR2004  (a program may send any revision)
-                self._fragments[revision] = fragment
-        return fragment
+            text = f',"call":{json_text(call)}'
+            if len(self._texts) < 8:  # noqa: PLR2004  (a program may send any revision)
+                self._texts[revision] = text
+        return text
 
 
 class CallRecord:
@@ -78,9 +82,10 @@ class CallRecord:
     """HTTP requests really sent; None when that cannot be known."""
     status: int | None = None
     """Status of the last attempt; None when it got no answer."""
-    http: dict[str, Any] | None = None
-    """The entry's ``http``, from the last attempt."""
-    key: orjson.Fragment | None = None
+    http: str | None = None
+    """The members of the entry's ``http`` as JSON text, from the last attempt."""
+    key: str | None = None
+    """The entry's ``key`` as JSON text."""
     resource: str | None = None
     request: Any = None
     response: Any = None
@@ -88,6 +93,8 @@ class CallRecord:
     """The SDK's response, for capturing."""
     metadata: Mapping[str, Any] | None = None
     intent_written: bool = False
+    frame: FrameType | None = None
+    """The frame of the SDK's operation."""
     transport_url: str | None = None
     """The URL object that is being sent now: tells an attempt from a call within a call."""
 
@@ -104,7 +111,9 @@ class _Rendered(NamedTuple):
     """An actor as the entries name it."""
 
     user_id: str
-    actor: orjson.Fragment | None
+    """As JSON text."""
+    actor: str
+    """The member ``actor`` with a comma before it, or nothing."""
     metadata: dict[str, Any]
 
 
@@ -136,8 +145,8 @@ class Recorder:
         self._intents = intents
         self._block = on_failure == "block"
         self._default = _Rendered(
-            privacy.clean_identity(default_user),
-            orjson.Fragment(b'{"fallback":true}') if default_is_fallback else None,
+            json_text(privacy.clean_identity(default_user)),
+            ',"actor":{"fallback":true}' if default_is_fallback else "",
             {},
         )
         self._unwell = False
@@ -159,8 +168,7 @@ class Recorder:
         call.intent_written = True
         error: Exception | None
         try:
-            members = self._members(call, _INTENT, None, None)
-            error = self._writer.append(members, linked=self._block)
+            error = self._write(call, None, None)
         except Exception as unforeseen:
             self._report(unforeseen)
             error = unforeseen
@@ -177,9 +185,8 @@ class Recorder:
     ) -> None:
         """Write the call's outcome. Never raises: the call's own result is what counts."""
         try:
-            members = self._members(call, _OUTCOME, result.value, error)
             # Only the next intent finds out whether the journal works again.
-            if self._writer.append(members, linked=self._block) is not None:
+            if self._write(call, result, error) is not None:
                 self._unwell = True
         except Exception as unforeseen:
             self._report(unforeseen)
@@ -199,31 +206,28 @@ class Recorder:
             The entry's id, or None when the journal could not take it.
         """
         entry_id = str(uuid7())
-        rendered = self._actor()
+        actor = ACTOR.get()
+        who = self._default if actor is None else self._rendered(actor)
         parent = context.CURRENT.get()
-        members: dict[str, Any] = {
-            "v": SCHEMA_VERSION,
-            "id": entry_id,
-            "writer": None,
-            "n": None,
-            "timestamp": clock.timestamp(time_ns()),
-            "phase": Phase.EVENT.value,
-            "action": privacy.clean_text(action, 200),
-            "user_id": rendered.user_id if user_id is None else privacy.clean_identity(user_id),
-        }
+        action = privacy.clean_text(action, 200)
+        facts = f'"timestamp":"{timestamp(time_ns())}","phase":"event","action":{json_text(action)}'
+        if user_id is None:
+            facts += f',"user_id":{who.user_id}'
+        else:
+            facts += f',"user_id":{json_text(privacy.clean_identity(user_id))}'
         if resource is not None:
-            members["resource"] = privacy.clean_text(resource, 300)
+            facts += f',"resource":{json_text(privacy.clean_text(resource, 300))}'
         if result is not None:
-            members["result"] = Result(result).value
+            facts += f',"result":"{Result(result).value}"'
         if parent is not None:
-            members["parent_id"] = parent.id
-        if rendered.actor is not None and user_id is None:
-            members["actor"] = rendered.actor
-        members["origin"] = None
-        facts = {**rendered.metadata, **(privacy.clean_value(metadata) if metadata else {})}
-        if facts:
-            members["metadata"] = facts
-        return None if self._writer.append(members) is not None else entry_id
+            facts += f',"parent_id":"{parent.id}"'
+        if user_id is None:
+            facts += who.actor
+        rest = {**who.metadata, **(privacy.clean_value(metadata) if metadata else {})}
+        error = self._writer.append_line(
+            action, entry_id, facts, f',"metadata":{json_text(rest)}' if rest else ""
+        )
+        return None if error is not None else entry_id
 
     def about_journal(self, action: str, metadata: Mapping[str, Any]) -> None:
         """Write a line about the journal itself, e.g. what retention is about to remove.
@@ -236,7 +240,7 @@ class Recorder:
             "id": str(uuid7()),
             "writer": None,
             "n": None,
-            "timestamp": clock.timestamp(time_ns()),
+            "timestamp": timestamp(time_ns()),
             "phase": Phase.JOURNAL.value,
             "action": action,
             "user_id": self._default.user_id,
@@ -247,61 +251,49 @@ class Recorder:
         if error is not None:
             raise error
 
-    def _members(
-        self, call: CallRecord, phase: str, result: str | None, error: Mapping[str, str] | None
-    ) -> dict[str, Any]:
+    def _write(
+        self, call: CallRecord, result: Result | None, error: Mapping[str, str] | None
+    ) -> OSError | None:
+        """Write a call's intent (no result) or outcome.
+
+        The line is put together from texts that were encoded once for all calls of a target, a
+        key, an actor or a thread; what differs from call to call is encoded here.
+        """
         target = call.target
-        rendered = self._actor()
-        members: dict[str, Any] = {
-            "v": SCHEMA_VERSION,
-            "id": call.id,
-            "writer": None,
-            "n": None,
-            "timestamp": clock.timestamp(time_ns()),
-            "phase": phase,
-            "action": target.action,
-            "user_id": rendered.user_id,
-        }
+        actor = ACTOR.get()
+        who = self._default if actor is None else self._rendered(actor)
+        facts = f'"timestamp":"{timestamp(time_ns())}'
+        facts += target.intent if result is None else target.outcome
+        facts += who.user_id
         if call.resource is not None:
-            members["resource"] = call.resource
+            facts += f',"resource":{json_text(call.resource)}'
         if result is not None:
-            members["result"] = result
-            members["duration_ms"] = (perf_counter_ns() - call.started) // 1000 / 1000
+            milliseconds = (perf_counter_ns() - call.started) // 1000 / 1000
+            # Result is a string, and its attribute `value` takes longer than all of this line.
+            facts += ',"result":"' + result + f'","duration_ms":{json_text(milliseconds)}'
         if call.parent is not None:
-            members["parent_id"] = call.parent.id
-        members["call"] = target.fragment(call.revision)
+            facts += f',"parent_id":"{call.parent.id}"'
+        facts += target.text(call.revision)
         if result is not None and call.http is not None:
-            members["http"] = call.http
+            facts += f',"http":{{{call.http}}}'
         if call.key is not None:
-            members["key"] = call.key
-        if rendered.actor is not None:
-            members["actor"] = rendered.actor
-        members["origin"] = None
-        span = trace.get_current_span()
-        if span is not trace.INVALID_SPAN:
-            ids = span.get_span_context()
-            if ids.is_valid:
-                members["trace"] = {
-                    "trace_id": f"{ids.trace_id:032x}",
-                    "span_id": f"{ids.span_id:016x}",
-                }
+            facts += f',"key":{call.key}'
+        facts += who.actor
+        rest = "" if _opentelemetry() is None else _trace()
         if error is not None:
-            members["error"] = error
+            rest += f',"error":{json_text(error)}'
         if call.request is not None:
-            members["request"] = call.request
+            rest += f',"request":{json_text(call.request)}'
         if call.response is not None:
-            members["response"] = call.response
-        metadata = rendered.metadata
+            rest += f',"response":{json_text(call.response)}'
+        metadata = who.metadata
         if call.metadata:
             metadata = {**metadata, **privacy.clean_value(call.metadata)}
         if metadata:
-            members["metadata"] = metadata
-        return members
+            rest += f',"metadata":{json_text(metadata)}'
+        return self._writer.append_line(target.action, call.id, facts, rest, linked=self._block)
 
-    def _actor(self) -> _Rendered:
-        actor = context.ACTOR.get()
-        if actor is None:
-            return self._default
+    def _rendered(self, actor: context.ActorContext) -> _Rendered:
         if actor.rendered is not None and actor.rendered[0] is self:
             rendered: _Rendered = actor.rendered[1]
             return rendered
@@ -312,9 +304,11 @@ class Recorder:
             facts["reason"] = privacy.clean_text(str(actor.reason))
         if actor.ip is not None:
             facts["ip"] = privacy.clean_text(str(actor.ip), 64)
-        fragment = _fragment(facts) if facts else None
-        metadata = privacy.clean_value(actor.metadata) if actor.metadata else {}
-        rendered = _Rendered(privacy.clean_identity(actor.user_id), fragment, metadata)
+        rendered = _Rendered(
+            json_text(privacy.clean_identity(actor.user_id)),
+            f',"actor":{json_text(facts)}' if facts else "",
+            privacy.clean_value(actor.metadata) if actor.metadata else {},
+        )
         actor.rendered = (self, rendered)
         return rendered
 
@@ -368,10 +362,19 @@ def _say(message: str) -> None:
         _log.warning(message)
 
 
-def _fragment(facts: dict[str, str]) -> orjson.Fragment:
-    from klaviyo_audit.journal.format import encodable
+def _opentelemetry() -> Any:
+    """OpenTelemetry's API, if the program has it: what nobody imported has no current span."""
+    return sys.modules.get("opentelemetry.trace")
 
-    return orjson.Fragment(orjson.dumps(encodable(facts)))
+
+def _trace() -> str:
+    """The entry's ``trace`` with a comma before it, or nothing."""
+    # Another thread may be importing it at this moment.
+    current = getattr(_opentelemetry(), "get_current_span", None)
+    ids = current().get_span_context() if current is not None else None
+    if ids is None or not ids.is_valid:
+        return ""
+    return f',"trace":{{"trace_id":"{ids.trace_id:032x}","span_id":"{ids.span_id:016x}"}}'
 
 
 def _explain(error: Exception) -> str:

@@ -171,7 +171,7 @@ def test_failing_outcome_changes_no_result(client, fake, trail, monkeypatch, cap
     auditor = Auditor(journal=trail.folder)
     klaviyo = auditor.audit(client)
     monkeypatch.setattr(
-        "klaviyo_audit.recorder.Recorder._members",
+        "klaviyo_audit.recorder.Recorder._write",
         lambda *_: (_ for _ in ()).throw(RuntimeError(planted.API_KEY)),
     )
     assert klaviyo.Profiles.get_profile("01H").data.id == "01H"

@@ -8,6 +8,8 @@ from collections import deque
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
+from klaviyo_audit.journal.format import line_parts
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -30,7 +32,7 @@ class WriteBehind:
         self._start()
 
     def _start(self) -> None:
-        self._queue: deque[dict[str, Any]] = deque()
+        self._queue: deque[tuple[str, str, str, str, str]] = deque()
         self._pid = os.getpid()
         self._filled = threading.Event()
         self._idle = True
@@ -63,10 +65,19 @@ class WriteBehind:
         return self._writer.open()
 
     def append(self, members: dict[str, Any], *, linked: bool = False) -> OSError | None:
+        """Queue one entry; see `JournalWriter.append`."""
+        return self.append_line(*line_parts(members), linked=linked)
+
+    def append_line(
+        self, action: str, entry_id: str, facts: str, rest: str = "", *, linked: bool = False
+    ) -> OSError | None:
         """Queue one entry.
 
         Args:
-            members: As for `JournalWriter.append`.
+            action: As for `JournalWriter.append_line`, like ``entry_id``, ``facts``, ``rest``.
+            entry_id: Likewise.
+            facts: Likewise.
+            rest: Likewise.
             linked: Not known here; the settings refuse ``async`` together with ``block``.
 
         Returns:
@@ -76,9 +87,8 @@ class WriteBehind:
         if self._pid != os.getpid():
             self._start()  # what the parent had queued, the parent writes
         if len(self._queue) >= _CAPACITY:
-            return self._writer.refuse(members, OSError("the queue of entries is full"))
-        members["origin"] = self._writer.origin()
-        self._queue.append(members)
+            return self._writer.refuse(action, OSError("the queue of entries is full"))
+        self._queue.append((action, entry_id, facts, rest, self._writer.origin()))
         if self._thread is None or not self._thread.is_alive():
             self._start_thread()
         if self._idle:
@@ -141,10 +151,10 @@ class WriteBehind:
                 self._filled.wait(0.05)
 
     def _drain(self) -> None:
-        queue, append = self._queue, self._writer.append
+        queue, append_line = self._queue, self._writer.append_line
         while True:
             try:
-                members = queue.popleft()
+                action, entry_id, facts, rest, origin = queue.popleft()
             except IndexError:
                 return
-            append(members)
+            append_line(action, entry_id, facts, rest, origin=origin)

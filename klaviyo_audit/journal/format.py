@@ -12,6 +12,7 @@ LINE_START = b'{"v":'
 
 SUM_MEMBER = b',"sum":"'
 SUM_DIGITS = 16
+LINE_END = b'"}\n'
 _TAIL = len(SUM_MEMBER) + SUM_DIGITS + len(b'"}')
 
 # orjson escapes control characters but leaves U+2028 and U+2029 as they are, which some readers
@@ -25,18 +26,44 @@ _SEPARATOR_LEAD = b"\xe2\x80"
 def encode(members: dict[str, Any]) -> bytes:
     """Encode one entry as a line of the journal, checksum and newline included.
 
-    Args:
-        members: The entry's members in order, without ``sum``. Values may be
-            `orjson.Fragment`.
+    The lines of audited calls are put together from texts that were encoded before
+    (`JournalWriter.append_line`); their bytes are the same.
 
-    Raises:
-        TypeError: A value cannot be encoded as JSON (orjson's error, which quotes no value).
+    Args:
+        members: The entry's members in order, without ``sum``.
     """
-    body = orjson.dumps(members)
-    if _SEPARATOR_LEAD in body:
-        body = body.replace(_LINE_SEPARATOR, b"\\u2028").replace(_PARAGRAPH_SEPARATOR, b"\\u2029")
-    body = body[:-1]
-    return b'%b,"sum":"%b"}\n' % (body, sha256(body).hexdigest()[:SUM_DIGITS].encode())
+    return sealed(json_text(members)[:-1].encode())
+
+
+def sealed(body: bytes) -> bytes:
+    """A line, from its bytes up to where ``sum`` begins."""
+    return b"".join((body, SUM_MEMBER, sha256(body).hexdigest()[:SUM_DIGITS].encode(), LINE_END))
+
+
+def json_text(value: Any) -> str:
+    """A value as the JSON text that stands in a line; see `encodable` for what JSON has not."""
+    try:
+        encoded = orjson.dumps(value)
+    except TypeError:
+        encoded = orjson.dumps(encodable(value))
+    if _SEPARATOR_LEAD in encoded:
+        encoded = encoded.replace(_LINE_SEPARATOR, b"\\u2028")
+        encoded = encoded.replace(_PARAGRAPH_SEPARATOR, b"\\u2029")
+    return encoded.decode()
+
+
+def line_parts(members: dict[str, Any]) -> tuple[str, str, str, str]:
+    """What `JournalWriter.append_line` takes, from an entry as `JournalWriter.append` takes it."""
+    names = list(members)
+    first, origin = names.index("n") + 1, names.index("origin")
+    facts = json_text({name: members[name] for name in names[first:origin]})
+    rest = json_text({name: members[name] for name in names[origin + 1 :]})
+    return (
+        str(members["action"]),
+        str(members["id"]),
+        facts[1:-1],
+        f",{rest[1:-1]}" if len(rest) > len("{}") else "",
+    )
 
 
 def checksum_holds(line: bytes) -> bool:

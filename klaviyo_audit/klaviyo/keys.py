@@ -8,8 +8,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
-import orjson
-
+from klaviyo_audit.journal.format import json_text
 from klaviyo_audit.privacy import CREDENTIALS
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ _SITE = re.compile(r"pk_([A-Za-z0-9]{6})_[0-9a-fA-F]+\Z")
 _PRIVATE_SCHEME = "klaviyo-api-key "
 _OAUTH_SCHEME = "bearer "
 
-_known: dict[str, orjson.Fragment] = {}
+_known: dict[str, str] = {}
 
 
 def fingerprint(key: str) -> str:
@@ -30,7 +29,7 @@ def fingerprint(key: str) -> str:
     return sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:_FINGERPRINT_DIGITS]
 
 
-def key_of(headers: Mapping[str, Any] | None, url: str) -> orjson.Fragment | None:
+def key_of(headers: Mapping[str, Any] | None, url: str) -> str | None:
     """The entry's ``key`` for one request.
 
     Args:
@@ -39,7 +38,7 @@ def key_of(headers: Mapping[str, Any] | None, url: str) -> orjson.Fragment | Non
         url: The request's URL. The ``/client/`` endpoints carry the public key in it.
 
     Returns:
-        The encoded member, or None for a request without a credential.
+        The member as JSON text, or None for a request without a credential.
     """
     value = headers.get("Authorization") if headers else None
     if value is None:
@@ -48,7 +47,7 @@ def key_of(headers: Mapping[str, Any] | None, url: str) -> orjson.Fragment | Non
     return known if known is not None else _learn(str(value))
 
 
-def _learn(value: str) -> orjson.Fragment:
+def _learn(value: str) -> str:
     scheme = value.lower()
     if scheme.startswith(_PRIVATE_SCHEME):
         kind, key = "private", value[len(_PRIVATE_SCHEME) :].strip()
@@ -64,12 +63,12 @@ def _learn(value: str) -> orjson.Fragment:
     return fragment
 
 
-def _public_key(url: str) -> orjson.Fragment | None:
+def _public_key(url: str) -> str | None:
     company = parse_qs(urlsplit(url).query).get("company_id")
     return _describe(company[0], "public") if company else None
 
 
-def _describe(key: str, kind: str) -> orjson.Fragment:
+def _describe(key: str, kind: str) -> str:
     facts = {"fingerprint": fingerprint(key)}
     site = _SITE.match(key)
     if site is not None:
@@ -78,7 +77,7 @@ def _describe(key: str, kind: str) -> orjson.Fragment:
     if label is not None:
         facts["label"] = label
     facts["kind"] = kind
-    return orjson.Fragment(orjson.dumps(facts))
+    return json_text(facts)
 
 
 def _environment_variable(key: str) -> str | None:

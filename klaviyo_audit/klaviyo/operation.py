@@ -62,6 +62,12 @@ def run_audited(
         settle(recorder, call, error)
         raise
     CURRENT.reset(token)
+    if call.frame is not None:
+        # The SDK's operations hold their own frame in a local variable, a cycle that keeps all
+        # they touched, and the frames around them, until the garbage collector comes.
+        call.frame.clear()
+        len(call.frame.f_locals)
+        call.frame = None
     settle(recorder, call, None)
     return result
 
@@ -86,7 +92,8 @@ def observe_call_api(
     url = args[1] if len(args) > 1 else kwargs.get("url")
     if call is not None and call.is_sdk:
         if call.transport_url is None:
-            return watch_attempt(recorder, call, send, args, kwargs)
+            call.frame = targets.operation_frame(depth)
+            return watch_attempt(recorder, call, send, url, args, kwargs)
         if call.transport_url is url:
             # The same attempt, which the proxy's tap is watching already.
             return send(*args, **kwargs)
@@ -97,7 +104,7 @@ def observe_call_api(
     return run_audited(
         recorder,
         target,
-        lambda *given, **named: watch_attempt(recorder, CURRENT.get(), send, given, named),
+        lambda *given, **named: watch_attempt(recorder, CURRENT.get(), send, url, given, named),
         args,
         kwargs,
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
 from klaviyo_audit import privacy
 from klaviyo_audit.entry import Result
 from klaviyo_audit.errors import AccessDenied
+from klaviyo_audit.journal.format import json_text
 from klaviyo_audit.klaviyo import capture
 from klaviyo_audit.recorder import describe_error
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 _MAX_ERROR_BODY = 262_144
 _MAX_ERRORS = 10
 _OK = range(200, 400)
+# A look-up in an enumeration is 100 ns in Python 3.11.
+_SUCCESS: Final = Result.SUCCESS
+_FAILURE: Final = Result.FAILURE
 
 
 def settle(recorder: Recorder, call: CallRecord, error: BaseException | None) -> None:
@@ -30,19 +34,13 @@ def settle(recorder: Recorder, call: CallRecord, error: BaseException | None) ->
     """
     status = call.status
     if call.http is None:
-        call.http = {"attempts": call.attempts}
-        if status is not None:
-            call.http["status"] = status
-        if call.requests is not None:
-            call.http["requests"] = call.requests
+        call.http = http_text(call)
     if recorder.captures_response and call.response_data is not None:
         call.response = capture.response_shape(getattr(call.response_data, "data", None))
     if error is None:
-        result = Result.SUCCESS if status is None or status in _OK else Result.FAILURE
-        recorder.outcome(call, result)
+        recorder.outcome(call, _SUCCESS if status is None or status in _OK else _FAILURE)
         return
-    if call.http is not None:
-        _add_klaviyo_errors(call.http, error)
+    call.http += _klaviyo_errors(error)
     recorder.outcome(
         call, _result(call, status, error), describe_error(error, _stage(call, status))
     )
@@ -66,11 +64,19 @@ def _stage(call: CallRecord, status: int | None) -> str:
     return "after_response" if status in _OK else "http"
 
 
-def _add_klaviyo_errors(facts: dict[str, Any], error: BaseException) -> None:
-    """Add ``errors[].id`` and ``errors[].code``; titles and details quote what was sent."""
+def http_text(call: CallRecord) -> str:
+    """The first members of the entry's ``http``: what is known of every call."""
+    status = call.status
+    text = "" if status is None else f'"status":{json_text(status)},'
+    text += f'"attempts":{call.attempts}'
+    return text if call.requests is None else f'{text},"requests":{call.requests}'
+
+
+def _klaviyo_errors(error: BaseException) -> str:
+    """``errors[].id`` and ``errors[].code``; titles and details quote what was sent."""
     body = getattr(error, "body", None)
     if not isinstance(body, str | bytes) or not 0 < len(body) <= _MAX_ERROR_BODY:
-        return
+        return ""
     try:
         errors = orjson.loads(body)["errors"]
         ids = [privacy.clean_path(str(one["id"])) for one in errors[:_MAX_ERRORS] if "id" in one]
@@ -78,11 +84,9 @@ def _add_klaviyo_errors(facts: dict[str, Any], error: BaseException) -> None:
             privacy.clean_path(str(one["code"])) for one in errors[:_MAX_ERRORS] if "code" in one
         ]
     except (ValueError, TypeError, KeyError, AttributeError):
-        return
-    if ids:
-        facts["error_ids"] = ids
-    if codes:
-        facts["error_codes"] = codes
+        return ""
+    text = f',"error_ids":{json_text(ids)}' if ids else ""
+    return text + f',"error_codes":{json_text(codes)}' if codes else text
 
 
 def requests_in_failure(error: BaseException) -> int | None:

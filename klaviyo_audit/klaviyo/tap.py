@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from klaviyo_audit import privacy
+from klaviyo_audit.journal.format import json_text
 from klaviyo_audit.klaviyo import capture
 from klaviyo_audit.klaviyo.keys import key_of
-from klaviyo_audit.klaviyo.outcome import requests_in_failure
+from klaviyo_audit.klaviyo.outcome import http_text, requests_in_failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,6 +26,7 @@ def watch_attempt(
     recorder: Recorder,
     call: CallRecord,
     send: Callable[..., Any],
+    url: Any,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Any:
@@ -34,6 +36,7 @@ def watch_attempt(
         recorder: Writes the intent before the first attempt.
         call: The call the attempt belongs to.
         send: The SDK's own ``call_api``, bound.
+        url: The URL among its arguments.
         args: Its positional arguments: method, url, header_params, body, ...
         kwargs: Its keyword arguments.
 
@@ -41,11 +44,12 @@ def watch_attempt(
         AuditUnavailable: See `Recorder.before_request`. Nothing was sent.
         Exception: Whatever ``send`` raises, itself.
     """
-    url = args[1] if len(args) > 1 else kwargs.get("url")
     if not call.attempts:
-        _describe_request(call, str(url), _argument(2, "header_params", args, kwargs))
+        headers = args[2] if len(args) > 2 else kwargs.get("header_params")  # noqa: PLR2004
+        _describe_request(call, str(url), headers)
         if recorder.captures_request:
-            call.request = capture.request_shape(str(url), _argument(3, "body", args, kwargs))
+            body = args[3] if len(args) > 3 else kwargs.get("body")  # noqa: PLR2004
+            call.request = capture.request_shape(str(url), body)
         recorder.before_request(call)
     call.attempts += 1
     call.status = call.http = None
@@ -53,17 +57,13 @@ def watch_attempt(
     try:
         response = send(*args, **kwargs)
     except BaseException as error:
+        call.transport_url = None
         sent = requests_in_failure(error)
         call.requests = None if sent is None or call.requests is None else call.requests + sent
         raise
-    finally:
-        call.transport_url = None
+    call.transport_url = None
     _note_response(call, response)
     return response
-
-
-def _argument(index: int, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return args[index] if len(args) > index else kwargs.get(name)
 
 
 def _describe_request(call: CallRecord, url: str, headers: Mapping[str, Any] | None) -> None:
@@ -88,28 +88,25 @@ def _note_response(call: CallRecord, response: Any) -> None:
         retries = raw.retries
         if call.requests is not None:
             call.requests += 1 + (len(retries.history) if retries is not None else 0)
-        call.http = _http_facts(call, raw.headers)
+        call.http = http_text(call) + _header_facts(call, raw.headers)
         call.response_data = response
     except Exception:
         # A transport of the user's own may answer with another type; the status is what counts.
         call.requests = None
 
 
-def _http_facts(call: CallRecord, headers: Mapping[str, str]) -> dict[str, Any]:
-    facts: dict[str, Any] = {"status": call.status, "attempts": call.attempts}
-    if call.requests is not None:
-        facts["requests"] = call.requests
+def _header_facts(call: CallRecord, headers: Mapping[str, str]) -> str:
+    """Members of the entry's ``http`` that response headers tell, with a comma before each."""
+    text = ""
     found = _plain(headers)
     request_id = found.get("x-klaviyo-req-id") or found.get("cf-ray")
     if request_id is not None:
-        facts["request_id"] = _token(request_id)
+        text = f',"request_id":{_token(request_id)}'
     revision = found.get("x-klaviyo-api-revision")
     if revision is not None and revision != call.revision:
-        facts["revision"] = _token(revision)
+        text += f',"revision":{_token(revision)}'
     limits = _rate_limit(found)
-    if limits:
-        facts["rate_limit"] = limits
-    return facts
+    return f'{text},"rate_limit":{{{limits}}}' if limits else text
 
 
 _WANTED = (
@@ -136,30 +133,39 @@ def _plain(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def _token(value: str) -> str:
+    """An id from a header, as JSON text."""
     if _TOKEN.match(value) and not privacy.CREDENTIALS.found_in(value):
-        return value
-    return privacy.clean_text(value, 100)
+        return f'"{value}"'
+    return json_text(privacy.clean_text(value, 100))
 
 
-def _rate_limit(headers: Mapping[str, str]) -> dict[str, Any]:
-    limits: dict[str, Any] = {}
+def _rate_limit(headers: Mapping[str, str]) -> str:
+    """The members of the entry's ``rate_limit``."""
+    text = ""
     if "ratelimit-limit" in headers:
         try:
-            limits["limit"] = int(headers["ratelimit-limit"])
-            limits["remaining"] = int(headers["ratelimit-remaining"])
-            limits["reset"] = int(headers["ratelimit-reset"])
+            limit = int(headers["ratelimit-limit"])
+            remaining = int(headers["ratelimit-remaining"])
+            reset = int(headers["ratelimit-reset"])
+            exact = not (limit | remaining | reset) >> 53  # none negative or past what JSON keeps
         except (KeyError, ValueError):
-            # As in "750, 750;w=60", which the IETF draft also allows.
-            limits = _lenient_rate_limit(headers)
+            exact = False
+        text = (
+            f'"limit":{limit},"remaining":{remaining},"reset":{reset}'
+            if exact
+            else _lenient_rate_limit(headers)
+        )
     retry_after = headers.get("retry-after")
-    if retry_after is not None:
-        limits["retry_after"] = privacy.clean_text(retry_after, 60)
-    return limits
+    if retry_after is None:
+        return text
+    text = f"{text}," if text else ""
+    return f'{text}"retry_after":{json_text(privacy.clean_text(retry_after, 60))}'
 
 
-def _lenient_rate_limit(headers: Mapping[str, str]) -> dict[str, Any]:
+def _lenient_rate_limit(headers: Mapping[str, str]) -> str:
+    # As in "750, 750;w=60", which the IETF draft also allows.
     found = {
         name: _INTEGER.match(headers.get(f"ratelimit-{name}", ""))
         for name in ("limit", "remaining", "reset")
     }
-    return {name: int(match[1]) for name, match in found.items() if match is not None}
+    return ",".join(f'"{name}":{int(one[1])}' for name, one in found.items() if one is not None)

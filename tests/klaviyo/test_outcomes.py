@@ -262,4 +262,4 @@ def test_a_secret_in_a_response_header_is_masked(secret):
 
     privacy.CREDENTIALS.add(planted.OAUTH_TOKEN)
     assert secret not in tap._token(secret)
-    assert tap._token("01HREQ-id.7:x") == "01HREQ-id.7:x"
+    assert tap._token("01HREQ-id.7:x") == '"01HREQ-id.7:x"'
