@@ -5,26 +5,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from klaviyo_audit._version import __version__
-from klaviyo_audit.auditor import (
-    Auditor,
-    audit,
-    audited,
-    configure,
-    instrument,
-    uninstrument,
-)
-from klaviyo_audit.context import acting_as, suppress_audit
-from klaviyo_audit.entry import AuditEntry, Phase, Result, Risk
-from klaviyo_audit.errors import (
-    AccessDenied,
-    AuditUnavailable,
-    ConfigurationError,
-    JournalCorrupt,
-    KlaviyoAuditError,
-    WebhookVerificationError,
-)
 
 if TYPE_CHECKING:
+    from klaviyo_audit.auditor import (
+        Auditor,
+        audit,
+        audited,
+        configure,
+        instrument,
+        uninstrument,
+    )
+    from klaviyo_audit.context import acting_as, suppress_audit
+    from klaviyo_audit.entry import AuditEntry, Phase, Result, Risk
+    from klaviyo_audit.errors import (
+        AccessDenied,
+        AuditUnavailable,
+        ConfigurationError,
+        JournalCorrupt,
+        KlaviyoAuditError,
+        WebhookVerificationError,
+    )
     from klaviyo_audit.klaviyo.webhook import WebhookDelivery, verify_signature, verify_webhook
 
 __all__ = [
@@ -53,11 +53,29 @@ __all__ = [
 ]
 
 _LAZY = {
+    "AccessDenied": "klaviyo_audit.errors",
+    "AuditEntry": "klaviyo_audit.entry",
+    "AuditUnavailable": "klaviyo_audit.errors",
+    "Auditor": "klaviyo_audit.auditor",
+    "ConfigurationError": "klaviyo_audit.errors",
+    "JournalCorrupt": "klaviyo_audit.errors",
+    "KlaviyoAuditError": "klaviyo_audit.errors",
+    "Phase": "klaviyo_audit.entry",
+    "Result": "klaviyo_audit.entry",
+    "Risk": "klaviyo_audit.entry",
     "WebhookDelivery": "klaviyo_audit.klaviyo.webhook",
+    "WebhookVerificationError": "klaviyo_audit.errors",
+    "acting_as": "klaviyo_audit.context",
+    "audit": "klaviyo_audit.auditor",
+    "audited": "klaviyo_audit.auditor",
+    "configure": "klaviyo_audit.auditor",
+    "instrument": "klaviyo_audit.auditor",
+    "suppress_audit": "klaviyo_audit.context",
+    "uninstrument": "klaviyo_audit.auditor",
     "verify_signature": "klaviyo_audit.klaviyo.webhook",
     "verify_webhook": "klaviyo_audit.klaviyo.webhook",
 }
-"""Names that most programs never use, by the module that is imported when one does."""
+"""Every name by its module, which is imported when a program first uses one of its names."""
 
 
 def __getattr__(name: str) -> Any:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from time import perf_counter_ns, time_ns
+from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from orjson import dumps
 from uuid_utils import uuid7
 
 from klaviyo_audit import context, privacy
-from klaviyo_audit.clock import timestamp
+from klaviyo_audit.clock import now
 from klaviyo_audit.context import ACTOR
 from klaviyo_audit.entry import SCHEMA_VERSION, Phase, Result
 from klaviyo_audit.errors import AuditUnavailable
@@ -210,7 +211,7 @@ class Recorder:
         who = self._default if actor is None else self._rendered(actor)
         parent = context.CURRENT.get()
         action = privacy.clean_text(action, 200)
-        facts = f'"timestamp":"{timestamp(time_ns())}","phase":"event","action":{json_text(action)}'
+        facts = f'"timestamp":"{now()}","phase":"event","action":{json_text(action)}'
         if user_id is None:
             facts += f',"user_id":{who.user_id}'
         else:
@@ -240,7 +241,7 @@ class Recorder:
             "id": str(uuid7()),
             "writer": None,
             "n": None,
-            "timestamp": timestamp(time_ns()),
+            "timestamp": now(),
             "phase": Phase.JOURNAL.value,
             "action": action,
             "user_id": self._default.user_id,
@@ -262,7 +263,7 @@ class Recorder:
         target = call.target
         actor = ACTOR.get()
         who = self._default if actor is None else self._rendered(actor)
-        facts = f'"timestamp":"{timestamp(time_ns())}'
+        facts = f'"timestamp":"{now()}'
         facts += target.intent if result is None else target.outcome
         facts += who.user_id
         if call.resource is not None:
@@ -270,7 +271,7 @@ class Recorder:
         if result is not None:
             milliseconds = (perf_counter_ns() - call.started) // 1000 / 1000
             # Result is a string, and its attribute `value` takes longer than all of this line.
-            facts += ',"result":"' + result + f'","duration_ms":{json_text(milliseconds)}'
+            facts += ',"result":"' + result + f'","duration_ms":{dumps(milliseconds).decode()}'
         if call.parent is not None:
             facts += f',"parent_id":"{call.parent.id}"'
         facts += target.text(call.revision)

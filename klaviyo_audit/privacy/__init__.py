@@ -23,6 +23,7 @@ MAX_DEPTH = 8
 """Levels of nesting that are kept."""
 _MIN_CREDENTIAL = 8
 _MAX_CREDENTIALS = 256
+_FEW = 4
 _LONG_INTEGER = 2**53
 
 # Every pattern is anchored by a literal or bounded on both sides, so that matching is linear in
@@ -50,7 +51,7 @@ _TELLING_NAME = re.compile(
 )
 
 # A path that only has these characters, and nothing that starts like a key, is kept as it is.
-_PLAIN_PATH = re.compile(r"(?!.*(?:pk_|eyJ))[A-Za-z0-9/_\-.:~$]{0,300}\Z")
+_PLAIN_PATH = re.compile(r"[A-Za-z0-9/_\-.:~$]{0,300}\Z")
 _PLAIN_SEGMENT = re.compile(r"(?!.*(?:pk_|eyJ))[A-Za-z0-9_\-.:~$ ,!*()]{0,200}\Z")
 
 MASKED_SECRET = "[secret]"  # noqa: S105  (the mask, not a secret)
@@ -64,11 +65,13 @@ class Credentials:
     Kept in memory only, at most 256 of them (the newest), never written anywhere.
     """
 
-    __slots__ = ("_lock", "_pattern", "_values")
+    __slots__ = ("_few", "_lock", "_pattern", "_values")
 
     def __init__(self) -> None:
         self._values: dict[str, None] = {}
         self._pattern: re.Pattern[str] | None = None
+        # Most programs have one key, and to look for it is ten times faster than the pattern.
+        self._few: tuple[str, ...] = ()
         self._lock = Lock()
 
     def add(self, value: str) -> None:
@@ -82,9 +85,15 @@ class Credentials:
             self._pattern = re.compile(
                 "|".join(re.escape(one) for one in sorted(self._values, key=len, reverse=True))
             )
+            self._few = tuple(self._values) if len(self._values) <= _FEW else ()
 
     def found_in(self, text: str) -> bool:
         """Whether a remembered credential stands in the text."""
+        for value in self._few:
+            if value in text:
+                return True
+        if self._few:
+            return False
         pattern = self._pattern
         return pattern is not None and pattern.search(text) is not None
 
@@ -133,7 +142,12 @@ def clean_path(path: str) -> str:
     Args:
         path: The path of a URL, percent-encoded as it was sent, without the query.
     """
-    if _PLAIN_PATH.match(path) is not None and not CREDENTIALS.found_in(path):
+    if (
+        "pk_" not in path  # a look-ahead in the pattern took longer than all the rest
+        and "eyJ" not in path
+        and _PLAIN_PATH.match(path) is not None
+        and not CREDENTIALS.found_in(path)
+    ):
         return path
     return "/".join(_clean_segment(segment) for segment in path.split("/"))
 

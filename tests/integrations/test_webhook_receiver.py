@@ -137,11 +137,12 @@ def test_without_a_record_nothing_is_accepted_in_block_mode(tmp_path):
 def _break(auditor):
     """Let the journal refuse lines, as a full disk does; gives the way back."""
     writer = auditor._writer
-    append, writer.append = writer.append, lambda *_, **__: OSError(28, "No space left on device")
+    append = writer.append_line
+    writer.append_line = lambda *_, **__: OSError(28, "No space left on device")
     auditor.recorder._writer = writer
 
     def mend():
-        writer.append = append
+        writer.append_line = append
 
     return mend
 
