@@ -7,6 +7,8 @@ from typing import Any
 
 import orjson
 
+from klaviyo_audit.entry import SCHEMA_VERSION
+
 LINE_START = b'{"v":'
 """Every line starts so; a reader finds the next one by it after a torn line."""
 
@@ -50,6 +52,12 @@ def json_text(value: Any) -> str:
         encoded = encoded.replace(_LINE_SEPARATOR, b"\\u2028")
         encoded = encoded.replace(_PARAGRAPH_SEPARATOR, b"\\u2029")
     return encoded.decode()
+
+
+def line_of(writer: str, number: int, entry_id: str, facts: str, origin: str, rest: str) -> bytes:
+    """A line from what `JournalWriter.append_line` takes, its writer and its number."""
+    head = f'{{"v":{SCHEMA_VERSION},"id":"{entry_id}","writer":"{writer}","n":{number}'
+    return sealed(f"{head},{facts}{origin}{rest}".encode())
 
 
 def line_parts(members: dict[str, Any]) -> tuple[str, str, str, str]:

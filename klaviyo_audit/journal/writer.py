@@ -22,7 +22,7 @@ from klaviyo_audit import clock
 from klaviyo_audit.entry import SCHEMA_VERSION, Phase
 from klaviyo_audit.journal import folder
 from klaviyo_audit.journal.commit import GroupCommit, NotDurable, sync_folder
-from klaviyo_audit.journal.format import encode, json_text, line_parts, sealed
+from klaviyo_audit.journal.format import encode, json_text, line_of, line_parts
 from klaviyo_audit.journal.locks import LifeLock
 from klaviyo_audit.journal.losses import Losses
 from klaviyo_audit.journal.space import Level, Space
@@ -216,7 +216,7 @@ class JournalWriter:
             except AttributeError:
                 origin = self._origin_of(pen.identity)
         number = pen.next()
-        body = (
+        body = (  # as in `line_of`
             f'{{"v":1,"id":"{entry_id}","writer":"{pen.writer}","n":{number},{facts}{origin}{rest}'
         ).encode()
         line = b"".join((body, b',"sum":"', sha256(body).hexdigest()[:16].encode(), b'"}\n'))
@@ -272,8 +272,7 @@ class JournalWriter:
         entry_id, facts, rest, origin = entry
         if origin is None:
             origin = self._origin_of(pen.identity)
-        head = f'{{"v":1,"id":"{entry_id}","writer":"{pen.writer}","n":{number}'
-        return sealed(f"{head},{facts}{origin}{rest}".encode())
+        return line_of(pen.writer, number, entry_id, facts, origin, rest)
 
     def _write(self, pen: _Pen, line: bytes) -> OSError | None:
         try:

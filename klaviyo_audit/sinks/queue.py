@@ -17,7 +17,7 @@ from uuid_utils import uuid7
 from klaviyo_audit import clock
 from klaviyo_audit.entry import SCHEMA_VERSION, Phase
 from klaviyo_audit.journal.folder import JOURNAL_NAME
-from klaviyo_audit.journal.format import encodable, encode
+from klaviyo_audit.journal.format import encode, json_text, line_of, line_parts
 from klaviyo_audit.journal.line import decoded
 from klaviyo_audit.journal.losses import Losses
 from klaviyo_audit.sinks.attempts import is_delivering
@@ -130,36 +130,58 @@ class QueueWriter:
         Returns:
             None, or the error if one of the sinks will not get it; the loss is counted already.
         """
+        return self.append_line(*line_parts(members), linked=linked)
+
+    def append_line(
+        self,
+        action: str,
+        entry_id: str,
+        facts: str,
+        rest: str = "",
+        *,
+        linked: bool = False,
+        origin: str | None = None,
+    ) -> OSError | None:
+        """Queue one entry whose members are JSON text already.
+
+        Args:
+            action: As for `klaviyo_audit.journal.writer.JournalWriter.append_line`, like all that
+                follows.
+            entry_id: Likewise.
+            facts: Likewise.
+            rest: Likewise.
+            linked: Has no meaning here.
+            origin: Likewise.
+
+        Returns:
+            See `append`.
+        """
         del linked
         self._adopt_after_fork()
         number = self._next()
-        members["writer"], members["n"] = self.id, number
-        if members["origin"] is None:
-            members["origin"] = self.origin()
-        try:
-            line = encode(members)
-        except TypeError:
-            line = encode(encodable(members))
+        line = line_of(self.id, number, entry_id, facts, origin or self.origin(), rest)
         error = None
         for queue in self._queues.values():
             if queue.losses.count and len(queue.lines) < self._capacity:
                 self._tell_losses(queue)
-            error = self._put(queue, line, number, str(members["action"])) or error
+            error = self._put(queue, line, number, action) or error
         if error is not None:
             self._on_loss(error)
         return error
 
-    def refuse(self, members: dict[str, Any], error: OSError) -> OSError:
+    def refuse(self, action: str, error: OSError) -> OSError:
         """Count an entry as lost that somebody before the queue could not take."""
         for queue in self._queues.values():
-            self._lose(queue, str(members["action"]), None, error)
+            self._lose(queue, action, None, error)
         return error
 
-    def origin(self) -> orjson.Fragment:
-        """The ``origin`` of an entry made on this thread."""
+    def origin(self) -> str:
+        """The ``origin`` of an entry made on this thread, as `append_line` takes it."""
+        return f',"origin":{json_text(self._origin_facts())}'
+
+    def _origin_facts(self) -> dict[str, Any]:
         thread = threading.current_thread().name[:100]
-        facts = {**self._origin, "pid": self.pid, "thread": thread}
-        return orjson.Fragment(orjson.dumps(encodable(facts)))
+        return {**self._origin, "pid": self.pid, "thread": thread}
 
     def close(self) -> None:
         """Say goodbye. An entry after this is still queued."""
@@ -249,7 +271,7 @@ class QueueWriter:
             "phase": phase.value,
             "action": action,
             "user_id": self._user_id,
-            "origin": self.origin(),
+            "origin": self._origin_facts(),
             "metadata": {**metadata, "lines": number + 1} if closing else metadata,
         }
         line = encode(members)
