@@ -29,6 +29,7 @@ ROWS = {
     "processes": "processes",
     "sealing": "sealing",
     "scan": "scanning",
+    "klaviyo": "klaviyo_sink",
 }
 """The rows in the order they are run, and each one's module."""
 

@@ -13,13 +13,16 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def running() -> Iterator[str]:
+def running(*options: str) -> Iterator[str]:
     """Run the server for a while.
+
+    Args:
+        options: Of its command line.
 
     Yields:
         Its URL, for ``test_host=``.
     """
-    command = [sys.executable, "-m", "klaviyo_audit.testing.fake_klaviyo"]
+    command = [sys.executable, "-m", "klaviyo_audit.testing.fake_klaviyo", *options]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:

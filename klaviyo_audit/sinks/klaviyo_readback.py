@@ -136,7 +136,9 @@ class Readback:
             following = (page.get("links") or {}).get("next")
             if not following:
                 return
-            cursor = parse_qs(urlsplit(following).query)["page[cursor]"][0]
+            cursor = parse_qs(urlsplit(following).query).get("page[cursor]", [""])[0]
+            if not cursor:
+                raise Retry(why="Klaviyo's link to the next page of events has no cursor")
 
     def _get(self, path: str, query: list[tuple[str, str]], scope: str) -> dict[str, Any]:
         try:

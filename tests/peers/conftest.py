@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def _required() -> Iterator[None]:
+def required() -> Iterator[None]:
+    """Skip the test whose peer is missing, or fail it where peers are required."""
     try:
         yield
     except PeerMissing as missing:
@@ -32,7 +33,7 @@ def needed() -> Callable[[Path], None]:
     """Tells that a program is needed: without it the test is skipped, or fails where required."""
 
     def need(program: Path) -> None:
-        with _required():
+        with required():
             if not program.exists():
                 raise PeerMissing(f"{program.name} is missing: run `make peers`")
 
@@ -42,7 +43,7 @@ def needed() -> Callable[[Path], None]:
 @pytest.fixture(scope="session")
 def openapi() -> dict:
     """Klaviyo's OpenAPI document, of the same revision as the installed SDK."""
-    with _required():
+    with required():
         file = openapi_file()
         document = orjson.loads(file.read_bytes())
         described = document["info"]["version"]
@@ -58,7 +59,7 @@ def openapi() -> dict:
 @pytest.fixture(scope="session")
 def prism(openapi: dict, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a Prism that serves Klaviyo's OpenAPI file; what it prints goes to a file."""
-    with _required():
+    with required():
         command = prism_command()
     output = tmp_path_factory.mktemp("prism") / "output.txt"
     with serve(command, openapi_file(), output) as host:
