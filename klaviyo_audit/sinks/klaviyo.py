@@ -63,8 +63,6 @@ class KlaviyoSink:
             file if not given.
         client: A ``KlaviyoAPI`` to send with, for one that has a proxy or TLS settings of its
             own; its key counts then.
-        durable: Whether entries outlive this process, so that it has to be on disk which of them
-            may have been sent. Without a journal there is nothing to note.
 
     Raises:
         ConfigurationError: There is no key.
@@ -74,9 +72,7 @@ class KlaviyoSink:
     max_batch_entries = MAX_EVENTS
     max_batch_bytes = 3_000_000
 
-    def __init__(
-        self, settings: Settings | None = None, *, client: Any = None, durable: bool = True
-    ) -> None:
+    def __init__(self, settings: Settings | None = None, *, client: Any = None) -> None:
         if settings is None:
             from klaviyo_audit.settings import load
 
@@ -86,7 +82,7 @@ class KlaviyoSink:
         secret = settings.pseudonym_key
         self._pseudonym_key = None if secret is None else secret.get_secret_value()
         self._folder = settings.dir.absolute() / "sinks" / self.name
-        self._note = SentNote(self._folder / "sent.json" if durable else None)
+        self._note = SentNote(self._folder / "sent.json")
         # What Klaviyo has taken (None) or refused (why) of a batch that it has not taken whole,
         # by unique id.
         self._settled: dict[str, str | None] = {}

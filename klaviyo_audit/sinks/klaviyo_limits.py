@@ -28,7 +28,8 @@ MAX_EVENT: Final = 1_000_000
 
 _TIGHT_STRING: Final = 1_000
 _TIGHT_ITEMS: Final = 20
-_LONG_INTEGER: Final = 2**53
+_SMALL: Final = 5 * MAX_PROPERTIES
+"""Bytes in which there is no room for so many members, of five bytes each at least."""
 _CUT: Final = "[cut]"
 
 
@@ -39,10 +40,18 @@ def bounded(properties: Mapping[str, Any]) -> dict[str, Any]:
     a list in ``[cut: <number> items, sha256 ...]``; what is nested too deep becomes such a mark
     alone. Properties beyond the limit are counted in a property ``[cut]``.
     """
+    if _is_small(properties):
+        return dict(properties)
     kept = _fit(properties, MAX_STRING, MAX_ITEMS)
     if wire_size(kept) > MAX_EVENT:
         kept = _fit(properties, _TIGHT_STRING, _TIGHT_ITEMS)
     return kept if wire_size(kept) <= MAX_EVENT else {_CUT: _mark(properties, "event")}
+
+
+def _is_small(properties: Mapping[str, Any]) -> bool:
+    """Whether it is seen from its bytes that nothing is beyond a limit: 2 us instead of 30."""
+    data = orjson.dumps(properties)
+    return len(data) <= _SMALL and data.count(b"{") + data.count(b"[") <= MAX_LEVELS
 
 
 def wire_size(value: Any) -> int:
@@ -70,8 +79,6 @@ def _value(value: Any, levels: int, string: int, items: int) -> Any:
         return _mapping(value, levels, string, items)
     if isinstance(value, list | tuple):
         return _list(value, levels, string, items)
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > _LONG_INTEGER:
-        return _text(str(value), string)
     return value
 
 

@@ -8,6 +8,8 @@ Klaviyo keeps the first. The note also outlives a bookmark that is set back.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
 _MAX_WRITERS: Final = 1_000
 """Writers that are kept apart; the ones seen last."""
 
+_JOURNAL: Final = 2
+"""Which of the note's parents is the journal's folder: ``<journal>/sinks/<name>/...``."""
+_NO_JOURNAL: Final = (errno.EROFS, errno.EACCES, errno.EPERM)
+
 Marks = dict[str, tuple[int, str]]
 
 
@@ -35,11 +41,12 @@ class SentNote:
     """The note of one sink and journal.
 
     Args:
-        path: Its file, replaced whole at each change; None: kept in memory only, where entries
-            do not outlive the process either.
+        path: Its file ``<journal>/sinks/<name>/...``, replaced whole at each change. Where there
+            is or can be no journal the note is kept in memory only, since entries do not outlive
+            the process either.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
         self._marks: Marks = {}
         self._floor = ""
@@ -51,8 +58,6 @@ class SentNote:
         Raises:
             OSError: It cannot be read.
         """
-        if self._path is None:
-            return
         facts = self._facts()
         if facts == self._seen:
             return
@@ -116,25 +121,28 @@ class SentNote:
         self._marks = {str(w): (int(n), str(at)) for w, (n, at) in found["writers"].items()}
 
     def _save(self) -> None:
-        if self._path is None:
-            return
+        if not self._path.parents[_JOURNAL].is_dir():
+            return  # there is no journal
         found = {"v": 1, "floor": self._floor, "writers": self._marks}
         new = self._path.with_name(f"{self._path.name}.{os.getpid()}.new")
         try:
             self._path.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
             write_new(new, orjson.dumps(found))
             new.replace(self._path)
+        except OSError as error:
+            if error.errno in _NO_JOURNAL:
+                return  # nor can there be a lock or a bookmark: a queue in memory is delivered
+            raise
         finally:
-            new.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                new.unlink(missing_ok=True)
         sync_folder(self._path.parent)
         self._seen = self._facts()
 
     def _facts(self) -> tuple[int, int, int] | None:
-        if self._path is None:
-            return None
         try:
             facts = self._path.lstat()
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError):
             return None
         except NotADirectoryError as error:
             raise ConfigurationError(f"{self._path} cannot be there: {error.strerror}") from None

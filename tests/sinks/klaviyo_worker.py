@@ -15,7 +15,7 @@ def main() -> int:
     klaviyo_track._TIMEOUT = (1.0, 1.0)  # a hanging answer is given up sooner
     sink = KlaviyoSink(load(dir=trail))
     sink._api.transport()  # the SDK is imported before the clock of the test starts
-    pace = Pace(batch_entries=200, batch_age=0.05, retry_most=0.2)
+    pace = Pace(batch_entries=40, batch_age=0.05, retry_most=0.2)
     shipper = Shipper(trail, sink, pace=pace, tell=lambda _: None)
     print("ready", flush=True)
     if "--once" in sys.argv:

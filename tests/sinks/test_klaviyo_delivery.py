@@ -1,5 +1,6 @@
 """Each entry arrives at Klaviyo exactly once, whatever the other end and this process do."""
 
+import errno
 import json
 import logging
 import os
@@ -404,14 +405,24 @@ def test_track_says_what_became_of_it(fake, sink):
         sink.track("audit", entry(1))
 
 
-def test_without_a_journal_nothing_is_written(fake, tmp_path):
-    sink = KlaviyoSink(
-        load(klaviyo_key=OWN_KEY, klaviyo_host=fake.url, dir=tmp_path / "none"), durable=False
-    )
+@pytest.mark.parametrize("trouble", [None, errno.EROFS, errno.EACCES])
+def test_without_a_journal_nothing_is_written(fake, tmp_path, monkeypatch, trouble):
+    """Entries wait in memory then, and so does the note of what may have been sent."""
+    folder = tmp_path / "trail"
+    if trouble is not None:
+        folder.mkdir()
+
+        def refuse(*_):
+            raise OSError(trouble, os.strerror(trouble))
+
+        monkeypatch.setattr(klaviyo_sent, "write_new", refuse)
+    sink = sink_on(fake, folder)
     fake.fail(500, path=BULK)
     deliver(sink, ENTRIES)
-    assert sorted(recorded(fake)) == sorted(ids(ENTRIES))
-    assert not (tmp_path / "none").exists()
+    deliver(sink, [entry(number) for number in range(25, 50)])
+    assert sorted(recorded(fake)) == sorted(ids(entry(number) for number in range(50)))
+    assert [path for path, _ in kinds(fake)] == [BULK, *[SINGLE] * 35, BULK]
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
 
 
 def test_a_delivery_that_overran_is_not_joined_by_another(fake, sink):
