@@ -30,6 +30,7 @@ from pydantic_settings import (
 )
 
 from klaviyo_audit.errors import ConfigurationError
+from klaviyo_audit.settings_kafka import KafkaSinkSettings
 from klaviyo_audit.settings_klaviyo import KlaviyoSinkSettings
 from klaviyo_audit.settings_messages import refusal
 from klaviyo_audit.settings_shipping import ShippingSettings
@@ -178,7 +179,9 @@ class _JournalSettings(BaseModel):
     )
 
 
-class Settings(KlaviyoSinkSettings, ShippingSettings, _JournalSettings, BaseSettings):
+class Settings(
+    KafkaSinkSettings, KlaviyoSinkSettings, ShippingSettings, _JournalSettings, BaseSettings
+):
     """The settings in force. Frozen; made by `load`.
 
     Times are seconds and sizes bytes, whatever unit they were given in, but for `retain_days`.

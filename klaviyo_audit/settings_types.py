@@ -6,10 +6,12 @@ Times are seconds and sizes bytes.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
+import orjson
 from pydantic import (
     AfterValidator,
     BeforeValidator,
@@ -88,6 +90,15 @@ def _sink_names(value: Any) -> Any:
     return names
 
 
+def _properties(value: Any) -> Any:
+    # As text it is kept like any secret: shown nowhere, and part of no digest.
+    if isinstance(value, Mapping):
+        return orjson.dumps(dict(value)).decode()
+    if isinstance(value, str) and _CONTROL.search(" ".join(value.split())):
+        raise ValueError("no text")
+    return value.strip() if isinstance(value, str) else value
+
+
 def _encodable(value: SecretStr) -> SecretStr:
     # A variable that is not UTF-8 arrives with surrogates, and encoding them for use would fail
     # with an error that carries the secret.
@@ -136,6 +147,15 @@ Size = Annotated[
 ]
 SizeOrOff = Annotated[
     ByteSize, Field(ge=0, le=_MOST), BeforeValidator(_size), Words(f"{_size_words}; 0 is off")
+]
+Topic = Annotated[
+    Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^[A-Za-z0-9._-]{1,249}$")],
+    Words("a topic's name: up to 249 letters, digits, `.`, `_` and `-`"),
+]
+Properties = Annotated[
+    Annotated[SecretStr, Field(min_length=1), AfterValidator(_encodable)] | None,
+    BeforeValidator(_properties),
+    Words("a table, a JSON object or the path of a file (see sinks-kafka.md)", secret=True),
 ]
 SizeOrNone = Annotated[Size | None, Words(f"{_size_words}; above 0")]
 Duration = Annotated[

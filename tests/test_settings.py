@@ -81,6 +81,8 @@ SAMPLES = {
     "klaviyo_metric": ('"In file"', "In env", "In code"),
     "klaviyo_profile": ('"file"', "id:01H", "code"),
     "klaviyo_share": ("2", "3", 4),
+    "kafka_config": ('"/file.properties"', "/env.properties", '{"client.id": "code"}'),
+    "kafka_topic": ('"file"', "env", "code"),
     "klaviyo_host": ('"https://file.example"', "http://127.0.0.1:8080", "https://code.example"),
 }
 READ_AS = {

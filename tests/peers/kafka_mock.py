@@ -41,6 +41,11 @@ def _library() -> ctypes.CDLL:
     pointer, text = ctypes.c_void_p, ctypes.c_char_p
     for name, result, arguments in (
         ("rd_kafka_conf_new", pointer, []),
+        (
+            "rd_kafka_conf_set",
+            ctypes.c_int,
+            [pointer, text, text, text, ctypes.c_size_t],
+        ),
         ("rd_kafka_new", pointer, [ctypes.c_int, pointer, text, ctypes.c_size_t]),
         ("rd_kafka_destroy", None, [pointer]),
         ("rd_kafka_mock_cluster_new", pointer, [pointer, ctypes.c_int]),
@@ -69,9 +74,9 @@ class MockCluster:
         self._lib = _library()
         self.brokers = range(1, brokers + 1)
         error = ctypes.create_string_buffer(512)
-        self._client = self._lib.rd_kafka_new(
-            _PRODUCER, self._lib.rd_kafka_conf_new(), error, len(error)
-        )
+        config = self._lib.rd_kafka_conf_new()
+        self._lib.rd_kafka_conf_set(config, b"log_level", b"0", error, len(error))
+        self._client = self._lib.rd_kafka_new(_PRODUCER, config, error, len(error))
         if not self._client:
             raise RuntimeError(error.value.decode())
         self._cluster = self._lib.rd_kafka_mock_cluster_new(self._client, brokers)
