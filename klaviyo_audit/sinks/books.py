@@ -54,6 +54,9 @@ class Source(Protocol):
 class Books(Protocol):
     """Where a shipper starts, and what it writes down."""
 
+    is_lasting: bool
+    """What is not delivered now can be delivered by another process."""
+
     def own(self) -> bool:
         """Whether this process is the one that ships; makes it so if it can."""
 
@@ -88,6 +91,7 @@ class JournalBooks:
     """
 
     def __init__(self, directory: Path, name: str) -> None:
+        self.is_lasting = True
         self.folder = sink_folder(directory, name)
         self._directory = directory
         self._name = name
@@ -185,6 +189,7 @@ class EphemeralBooks:
     """
 
     def __init__(self, directory: Path) -> None:
+        self.is_lasting = True  # in the journal, that is
         self._directory = directory
         self._place = Backlog.at_end(directory)
 

@@ -45,12 +45,13 @@ class QueueFull(OSError):  # noqa: N818  (what happened, as a gap names it)
 class _Queue:
     """What waits for one sink."""
 
-    __slots__ = ("lines", "losses", "name")
+    __slots__ = ("lines", "losses", "name", "taken")
 
     def __init__(self, name: str, writer: str) -> None:
         self.name = name
         self.lines: deque[bytes] = deque()
         self.losses = Losses(writer)
+        self.taken = 0
 
 
 class QueueWriter:
@@ -191,11 +192,12 @@ class QueueWriter:
     def give_up(self) -> None:
         """Say how many entries were not delivered; they are lost with the process."""
         for queue in self._queues.values():
-            if queue.lines or queue.losses.count:
+            count = len(queue.lines) + queue.taken + queue.losses.count
+            if count:
                 _log.warning(
                     "the sink %s did not get %d entries, which are lost: there was no journal",
                     queue.name,
-                    len(queue.lines) + queue.losses.count,
+                    count,
                 )
 
     def waiting(self, name: str) -> int:
@@ -209,13 +211,20 @@ class QueueWriter:
         if not queue.lines and queue.losses.count:
             self._tell_losses(queue)
         try:
-            return queue.lines.popleft()
+            line = queue.lines.popleft()
         except IndexError:
             return None
+        queue.taken += 1
+        return line
 
     def put_back(self, name: str, line: bytes) -> None:
         """Undo a `take`."""
         self._queues[name].lines.appendleft(line)
+        self._queues[name].taken -= 1
+
+    def acknowledge(self, name: str) -> None:
+        """All that was taken for a sink has been delivered."""
+        self._queues[name].taken = 0
 
     def _put(self, queue: _Queue, line: bytes, number: int, action: str) -> OSError | None:
         if len(queue.lines) >= self._capacity and self._overflow == "block":
@@ -294,6 +303,7 @@ class QueueBooks:
     """
 
     def __init__(self, writer: QueueWriter, name: str) -> None:
+        self.is_lasting = False
         self._writer = writer
         self._name = name
         self._last: bytes | None = None
@@ -337,7 +347,8 @@ class QueueBooks:
         """There is no place for receipts."""
 
     def save(self, bookmark: Bookmark, *, last: bool = False, lazily: bool = False) -> None:
-        """There is no place for a bookmark."""
+        """There is no place for a bookmark; what was taken is done with."""
+        self._writer.acknowledge(self._name)
 
     def show(self, condition: Condition) -> None:
         """Nor for this."""

@@ -370,10 +370,13 @@ class Shipper:
             condition.error_at = clock.now()
             condition.failures += 1
             errand.not_before = float("inf")
-            self._say(
-                f"it was stopped: {error}. Everything is kept in the journal, and delivered when "
-                "the program is started again with this put right"
+            kept = (
+                "Everything is kept in the journal, and delivered when the program is started "
+                "again with this put right"
+                if self._books.is_lasting
+                else "There is no journal: what it does not get is lost"
             )
+            self._say(f"it was stopped: {error}. {kept}")
             return False
         except Exception as error:  # a sink may raise anything; all of it means: not now
             return self._postpone(errand, error)
@@ -399,7 +402,7 @@ class Shipper:
         condition = self.condition
         condition.state, condition.error, condition.error_at = state, what, clock.now()
         condition.failures += 1
-        self._say(f"{what}; what it has not got is kept in the journal, and offered again")
+        self._say(f"{what}; what it has not got is kept, and offered again")
 
     def _say(self, what: str) -> None:
         """Tell something, but not the same thing over and over."""
