@@ -348,6 +348,7 @@ class QueueBooks:
 
     def save(self, bookmark: Bookmark, *, last: bool = False, lazily: bool = False) -> None:
         """There is no place for a bookmark; what was taken is done with."""
+        del bookmark, last, lazily
         self._writer.acknowledge(self._name)
 
     def show(self, condition: Condition) -> None:
