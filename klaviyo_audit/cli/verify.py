@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from klaviyo_audit.journal.findings import Finding, Report
+    from klaviyo_audit.journal.witnesses import Kept
 
 DAMAGED: Final = 1
 """Exit code for a journal that was tampered with or damaged."""
@@ -37,10 +38,10 @@ _COLOURS: Final = {"error": "red", "warning": "yellow", "note": "cyan"}
 )
 @click.option(
     "--against",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="A file of checkpoints (or of one) that was kept elsewhere; shows a tail that was cut "
-    "off together with its checkpoints.",
+    metavar="FILE|otlp-export:FILE",
+    help="A file of checkpoints (or of one) that was kept elsewhere; or what an OpenTelemetry "
+    "collector's file exporter wrote of the sink otlp. Shows a tail that was cut off together with "
+    "its checkpoints.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
 def verify(
@@ -48,7 +49,7 @@ def verify(
     *,
     key: str | None,
     since: int | None,
-    against: Path | None,
+    against: str | None,
     as_json: bool,
 ) -> None:
     """Check the journal in DIR (the setting dir, if not given), or the lines of one file of it.
@@ -68,7 +69,7 @@ def verify(
                 path,
                 verifiers=trusted,
                 since=since or 0,
-                against=against,
+                against=_kept(against),
                 progress=progress,
             )
     except (OSError, LookupError, ConfigurationError) as error:
@@ -86,6 +87,20 @@ def verify(
         # Whoever read has seen enough; the verdict is still the exit code.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     raise SystemExit(code)
+
+
+def _kept(against: str | None) -> Path | Kept | None:
+    """What --against names."""
+    from klaviyo_audit.journal.witnesses import Kept
+
+    if against is None:
+        return None
+    scheme, colon, file = against.partition(":")
+    if scheme != "otlp-export" or not colon:
+        return Path(against)
+    from klaviyo_audit.sinks.otlp_export import exported_checkpoints
+
+    return Kept(against, tuple(exported_checkpoints(Path(file))))
 
 
 def _print(path: Path, report: Report) -> None:

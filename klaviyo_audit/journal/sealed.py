@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from klaviyo_audit.journal.note import Verifier
     from klaviyo_audit.journal.segments import Segment
+    from klaviyo_audit.journal.witnesses import Kept
 
 
 class Seals:
@@ -31,7 +32,7 @@ class Seals:
         directory: The journal's folder.
         verifiers: The keys that are trusted; none: the one that lies beside the journal.
         since: Size of a checkpoint: signatures of earlier ones are not looked at.
-        against: A file of checkpoints, or of one, that was kept elsewhere.
+        against: A file of checkpoints, or of one, that was kept elsewhere; or the checkpoints.
 
     Raises:
         OSError: A file cannot be read.
@@ -44,7 +45,7 @@ class Seals:
         *,
         verifiers: Sequence[Verifier] = (),
         since: int = 0,
-        against: Path | None = None,
+        against: Path | Kept | None = None,
     ) -> None:
         if since and checkpoint_of_size(directory, since) is None:
             raise LookupError(f"since: {directory} has no checkpoint over exactly {since} lines")

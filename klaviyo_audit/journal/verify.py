@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from klaviyo_audit.journal.note import Verifier
+    from klaviyo_audit.journal.witnesses import Kept
 
     Progress = Callable[[int, int], None]
 
@@ -50,7 +51,7 @@ def verify(
     own: Collection[str] = (),
     verifiers: Sequence[Verifier] = (),
     since: int = 0,
-    against: Path | None = None,
+    against: Path | Kept | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Read a journal from its beginning to its present end, and list all that does not hold.
@@ -63,7 +64,7 @@ def verify(
         own: Writers that are known to live, beside those whose lock is held.
         verifiers: The keys that may have signed checkpoints; none: the one beside the journal.
         since: Size of a checkpoint: lines before that are only hashed, not looked at.
-        against: A file of checkpoints, or of one, that was kept elsewhere.
+        against: A file of checkpoints, or of one, that was kept elsewhere; or the checkpoints.
         progress: Called now and then with the bytes read and the bytes there are.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass
 from io import BytesIO
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
 
 import orjson
 
@@ -46,6 +46,15 @@ class Witness:
     offset: int | None = None
 
 
+class Kept(NamedTuple):
+    """Checkpoints that were kept elsewhere, perhaps among those of other journals."""
+
+    name: str
+    """Where they are, for findings."""
+    notes: tuple[bytes, ...]
+    """Signed notes; those of other logs than the journal's are left out of account."""
+
+
 class Witnesses:
     """The witnesses of one journal, as they were when this was made.
 
@@ -53,7 +62,7 @@ class Witnesses:
         directory: The journal's folder.
         verifiers: The keys that are trusted; none: the one that lies beside the journal.
         since: Signatures of checkpoints over fewer lines are not looked at.
-        against: A file of checkpoints, or of one, that was kept elsewhere.
+        against: A file of checkpoints, or of one, that was kept elsewhere; or the checkpoints.
 
     Raises:
         OSError: A file cannot be read.
@@ -61,7 +70,11 @@ class Witnesses:
     """
 
     def __init__(
-        self, directory: Path, verifiers: Sequence[Verifier], since: int, against: Path | None
+        self,
+        directory: Path,
+        verifiers: Sequence[Verifier],
+        since: int,
+        against: Path | Kept | None,
     ) -> None:
         self.findings: list[Finding] = []
         self.last = 0
@@ -151,16 +164,28 @@ class Witnesses:
                 self.last = witness.size
                 yield witness
 
-    def _of_other(self, path: Path) -> Iterator[Witness]:
-        with open_journal(path) as source:
-            # A single checkpoint, as it was handed to somebody, lacks the blank line at its end.
-            data = source.read() + BLANK_LINE
-        found = False
-        for witness in self._witnesses(path.name, BytesIO(data), len(data)):
+    def _of_other(self, against: Path | Kept) -> Iterator[Witness]:
+        if isinstance(against, Kept):
+            name = against.name
+            data = b"".join(note + b"\n" for note in against.notes if self._is_ours(note))
+        else:
+            name = against.name
+            with open_journal(against) as source:
+                # A single checkpoint, as it was handed to somebody, lacks the blank line at its
+                # end.
+                data = source.read() + BLANK_LINE
+        found, before = False, len(self.findings)
+        for witness in self._witnesses(name, BytesIO(data), len(data)):
             found = True
             yield witness
-        if not found and not self.findings:
-            raise LookupError(f"against: {path} holds no checkpoint that can be used")
+        if not found and len(self.findings) == before:
+            where = name if isinstance(against, Kept) else against
+            raise LookupError(f"against: {where} holds no checkpoint that can be used")
+
+    def _is_ours(self, note: bytes) -> bool:
+        """Whether a note is about the log of one of the keys; what is none is not passed over."""
+        origin = note.partition(b"\n")[0].decode("utf-8", "replace")
+        return any(origin == verifier.name for verifier in self._verifiers) or not _is_note(note)
 
     def _witnesses(self, name: str, file: BinaryIO, end: int) -> Iterator[Witness]:
         if not self._verifiers:
@@ -267,3 +292,11 @@ def _size(path: Path) -> int:
         return path.stat(follow_symlinks=False).st_size
     except FileNotFoundError:
         return 0
+
+
+def _is_note(note: bytes) -> bool:
+    try:
+        Checkpoint.from_text(parse_note(note).text)
+    except JournalCorrupt:
+        return False
+    return True
