@@ -27,6 +27,7 @@ ROWS = {
     "threads": "threads",
     "import": "imports",
     "processes": "processes",
+    "peers": "peers",
     "sealing": "sealing",
     "scan": "scanning",
     "klaviyo": "klaviyo_sink",

@@ -114,13 +114,13 @@ class _Gang:
 def _work(pipe: Any, barrier: Any, folder: Path, number: int, url: str, lines: int) -> None:
     # The entry is that of a real call, made before anything is measured.
     with without_http(folder / "journal", url) as both:
-        writer, members = caught_entry(both)
+        writer, entry = caught_entry(both)
         plain = orjson.loads(last_line(folder / "journal" / "audit.jsonl"))
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
         descriptor = os.open(folder / "plain.jsonl", flags, 0o600)
         newline = orjson.OPT_APPEND_NEWLINE
         blocks: dict[str, Callable[[], object]] = {
-            "journal": appending(writer, members),
+            "journal": appending(writer, entry),
             "plain": lambda: os.write(descriptor, orjson.dumps(plain, option=newline)),
         }
         pipe.send(number)

@@ -13,6 +13,7 @@ from klaviyo_audit.recorder import CallRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import FrameType
 
     from klaviyo_audit.recorder import Recorder, Target
 
@@ -63,13 +64,22 @@ def run_audited(
         raise
     CURRENT.reset(token)
     if call.frame is not None:
-        # The SDK's operations hold their own frame in a local variable, a cycle that keeps all
-        # they touched, and the frames around them, until the garbage collector comes.
-        call.frame.clear()
-        len(call.frame.f_locals)
+        _let_go(call.frame)
         call.frame = None
     settle(recorder, call, None)
     return result
+
+
+def _let_go(frame: FrameType) -> None:
+    """Take apart the cycle that an operation of the SDK has left.
+
+    It holds its own frame in a local variable (to look at its arguments), so the collector has
+    to find 28 objects a call: all it touched, and the frames around it. Measured: 20 us a call.
+    """
+    frame.clear()
+    # Up to Python 3.12 the frame keeps a dictionary of its variables, which is brought up to
+    # date, that is emptied, when it is asked for.
+    len(frame.f_locals)
 
 
 def observe_call_api(

@@ -26,18 +26,15 @@ _MAX_CLOSURE_DEPTH = 8
 @functools.lru_cache(maxsize=64)
 def _audited_class(base: Any) -> Any:
     """A class for audited twins of API clients of one class; it shows itself as that class."""
-
-    def call_api(self: Any) -> Callable[..., Any]:
-        return functools.partial(_send, self)
-
     members = {
         "__slots__": ("_audit_original", "_audit_recorder"),
         "__module__": base.__module__,
         "__qualname__": base.__qualname__,
         "__doc__": base.__doc__,
         # A property, since it wins over an attribute of the instance: also a ``call_api`` that
-        # somebody put on the client itself is watched.
-        "call_api": property(call_api),
+        # somebody put on the client itself is watched. It gives `_send` as a bound method, and
+        # is made of callables written in C, so that it is no Python call.
+        "call_api": property(functools.partial(types.MethodType, _send)),
         "__copy__": lambda self: audit_api_client(
             copy.copy(self._audit_original), self._audit_recorder
         ),

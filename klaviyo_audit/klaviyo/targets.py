@@ -103,7 +103,8 @@ def caller(depth: int) -> FrameType | None:
 
 def operation_frame(depth: int) -> FrameType | None:
     """Like `caller`, if that is the frame of one of the SDK's operations."""
-    frame = caller(depth + 1)
-    if frame is not None and str(frame.f_globals.get("__name__")).startswith(_API_PACKAGE):
-        return frame
-    return None
+    try:
+        frame = sys._getframe(depth + 1)  # noqa: SLF001  (see `caller`)
+    except ValueError:
+        return None
+    return frame if str(frame.f_globals.get("__name__")).startswith(_API_PACKAGE) else None

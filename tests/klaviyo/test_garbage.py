@@ -1,0 +1,52 @@
+"""An audited call leaves nothing to the garbage collector, though the SDK's own calls do."""
+
+import gc
+
+import pytest
+from openapi_client.exceptions import ApiException
+
+from klaviyo_audit import instrument, uninstrument
+
+
+def _garbage(call):
+    """How many objects a call leaves in cycles."""
+    for _ in range(3):
+        call()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(10):
+            call()
+        return gc.collect() / 10
+    finally:
+        gc.enable()
+
+
+def test_a_call_leaves_no_garbage(klaviyo, client):
+    get = klaviyo.Profiles.get_profile
+    assert _garbage(lambda: get("01H")) < 1
+    bare = client.Profiles.get_profile
+    if _garbage(lambda: bare("01H")) < 1:
+        pytest.skip("this SDK leaves no garbage itself")
+
+
+def test_nor_does_one_of_an_instrumented_program(client, auditor):
+    instrument(auditor)
+    try:
+        get = client.Profiles.get_profile
+        assert _garbage(lambda: get("01H")) < 1
+    finally:
+        uninstrument()
+
+
+def test_a_failed_call_keeps_its_frames_for_the_traceback(klaviyo, fake):
+    fake.fail(404, times=None)
+    with pytest.raises(ApiException) as caught:
+        klaviyo.Profiles.get_profile("missing")
+    frames = []
+    trace = caught.value.__traceback__
+    while trace is not None:
+        frames.append(trace.tb_frame)
+        trace = trace.tb_next
+    (operation,) = [frame for frame in frames if frame.f_code.co_name == "get_profile"]
+    assert operation.f_locals["id"] == "missing"
