@@ -31,6 +31,7 @@ from pydantic_settings import (
 
 from klaviyo_audit.errors import ConfigurationError
 from klaviyo_audit.settings_kafka import KafkaSinkSettings
+from klaviyo_audit.settings_keys import KeySettings
 from klaviyo_audit.settings_klaviyo import KlaviyoSinkSettings
 from klaviyo_audit.settings_messages import refusal
 from klaviyo_audit.settings_shipping import ShippingSettings
@@ -180,7 +181,12 @@ class _JournalSettings(BaseModel):
 
 
 class Settings(
-    KafkaSinkSettings, KlaviyoSinkSettings, ShippingSettings, _JournalSettings, BaseSettings
+    KeySettings,
+    KafkaSinkSettings,
+    KlaviyoSinkSettings,
+    ShippingSettings,
+    _JournalSettings,
+    BaseSettings,
 ):
     """The settings in force. Frozen; made by `load`.
 

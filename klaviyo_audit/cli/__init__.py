@@ -8,6 +8,7 @@ import click
 
 from klaviyo_audit._version import __version__
 from klaviyo_audit.cli import (
+    api_keys,
     keygen,
     prove,
     resolve,
@@ -46,3 +47,4 @@ main.add_command(run.run)
 main.add_command(scan.scan)
 main.add_command(ship.ship)
 main.add_command(status.status)
+main.add_command(api_keys.keys)

@@ -23,6 +23,7 @@ class Access:
     def __init__(self, keys: Mapping[str, Collection[str] | None] | None) -> None:
         self._keys = None if keys is None else dict(keys)
         self._disabled: set[str] = set()
+        self._created: dict[str, str] = {}
 
     def disable(self, key: str) -> None:
         """Refuse a key from now on."""
@@ -31,6 +32,32 @@ class Access:
     def enable(self, key: str) -> None:
         """Take a disabled key again."""
         self._disabled.discard(key)
+
+    def is_disabled(self, key: str) -> bool:
+        """Whether a key is refused."""
+        return key in self._disabled
+
+    def listed(self) -> dict[str, str]:
+        """The keys that exist, by the ids that the beta endpoints know them by."""
+        return {f"KEY{number:03d}": key for number, key in enumerate(self._keys or (), 1)}
+
+    def scopes(self, key: str) -> Collection[str] | None:
+        """The scopes of a key, ``None`` for all."""
+        return (self._keys or {}).get(key)
+
+    def created(self, key: str) -> str:
+        """When a key was made, ISO 8601."""
+        return self._created.get(key, "2026-01-15T09:30:00+00:00")
+
+    def set_created(self, key: str, at: str) -> None:
+        """Say when a key was made."""
+        self._created[key] = at
+
+    def account(self, authorization: str | None) -> str | None:
+        """The site id of the account that a key of the newer form belongs to."""
+        _, key = _split(authorization or "")
+        parts = key.split("_")
+        return parts[1] if len(parts) == len(("pk", "site", "digits")) else None
 
     def refusal(self, authorization: str | None, scopes: Collection[str]) -> Answer | None:
         """The answer to a request that may not be made, or ``None`` where it may.

@@ -177,6 +177,10 @@ class FakeKlaviyo:
         """Take a key again that was disabled."""
         self._access.enable(key)
 
+    def key_created(self, key: str, at: str) -> None:
+        """Say when a key was made (ISO 8601), as the beta endpoint for keys tells it."""
+        self._access.set_created(key, at)
+
     def on(self, method: str, template: str, handler: Handler) -> None:
         """Have an operation answered by a function of one's own.
 

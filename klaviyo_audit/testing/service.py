@@ -8,6 +8,7 @@ from email.utils import formatdate
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from klaviyo_audit.testing import credentials
 from klaviyo_audit.testing.answers import body_of
 from klaviyo_audit.testing.exchange import Answer, Exchange, Refused, error, with_error_id
 from klaviyo_audit.testing.failures import Failures
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 REQUEST_ID = "x-klaviyo-req-id"
 
 _CONTENT_TYPE = "application/vnd.api+json"
+_ACCOUNTS = "/api/accounts"
 _PUBLIC = "/client/"
 """Operations below it need no private key."""
 _THROTTLED = 429
@@ -88,6 +90,8 @@ class Service:
         return self._reply(request, answer, limits, failure, int(at))
 
     def _answer(self, request: Request, match: Match | None) -> Answer:
+        if match is None and request.path.startswith(credentials.PATH):
+            return credentials.respond(self._access, request)
         if match is None:
             return error(404, f"No operation of the SDK has the path {request.path}")
         if match.route is None:
@@ -112,7 +116,10 @@ class Service:
         store = self.store
         handler = self.handlers.get((route.method, route.template))
         if handler is None:
-            return Answer(operation.status, body_of(operation).about(self._about(route, ids)))
+            about = self._about(route, ids)
+            if route.template == _ACCOUNTS:
+                about = self._access.account(request.headers.get("authorization")) or about
+            return Answer(operation.status, body_of(operation).about(about))
         with store.lock:
             return handler(
                 Exchange(
