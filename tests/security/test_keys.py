@@ -170,7 +170,7 @@ def test_verify_says_live_scopeless_and_dead(tmp_path):
 def test_the_beta_endpoints():
     key, other, admin = (made_up_key(RNG) for _ in range(3))
     with FakeKlaviyo(
-        keys={key: ["profiles:read"], other: None, admin: ["credentials:read"]}
+        keys={key: ["profiles:read"], other: ["lists:read"], admin: ["credentials:read"]}
     ) as fake:
         assert len(list_api_keys(admin, host=fake.url)) == 3
         found = find_api_key(admin, key, host=fake.url)
