@@ -31,6 +31,7 @@ ROWS = {
     "sealing": "sealing",
     "scan": "scanning",
     "klaviyo": "klaviyo_sink",
+    "otlp": "otlp",
 }
 """The rows in the order they are run, and each one's module."""
 

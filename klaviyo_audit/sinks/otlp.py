@@ -124,7 +124,12 @@ class OtlpSink:
         try:
             answer = self._send([encoded_checkpoint(note, self._origin) for note in notes])
         except (TooLarge, Refused) as refusal:
-            raise Rejected((), str(refusal)) from None
+            if len(notes) == 1:
+                raise Rejected((), str(refusal)) from None
+            half = len(notes) // 2
+            self.deliver_checkpoints(notes[:half])
+            self.deliver_checkpoints(notes[half:])
+            return
         if answer.rejected:
             raise Rejected((), _partial(answer, len(notes)))
 

@@ -329,9 +329,12 @@ def test_checkpoints_have_a_service_once_an_entry_has_told_it(collector, sink):
         values(r.resource_logs[0].resource.attributes)["service.name"] for r in collector.requests
     ]
     assert told == ["unknown_service", "loyalty", "loyalty"]
+    collector.behave = lambda request: Reply(413 if len(records(request)) > 1 else 200)
+    sink.deliver_checkpoints([b"four\n", b"five\n", b"six\n"])
+    assert [r.body.string_value for r in collector.taken[-3:]] == ["four\n", "five\n", "six\n"]
     collector.behave = lambda request: Reply(400)
     with pytest.raises(Rejected):
-        sink.deliver_checkpoints([b"four\n"])
+        sink.deliver_checkpoints([b"seven\n"])
     collector.behave = lambda request: partial(1)
     with pytest.raises(Rejected):
         sink.deliver_checkpoints([b"four\n"])
