@@ -30,6 +30,7 @@ ROWS = {
     "peers": "peers",
     "sealing": "sealing",
     "scan": "scanning",
+    "shipping": "shipping",
     "klaviyo": "klaviyo_sink",
     "otlp": "otlp",
 }

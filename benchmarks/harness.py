@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-Unit = Literal["x", "%", "us", "ms", "lines/s", "MB/s", "entries/min", "modules", "lines"]
+Unit = Literal["x", "%", "us", "ms", "lines/s", "MB", "MB/s", "entries/min", "modules", "lines"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,29 +61,31 @@ class Subject:
 
 
 @contextlib.contextmanager
-def subject(journal: Path, url: str) -> Iterator[Subject]:
+def subject(journal: Path, url: str, **settings: Any) -> Iterator[Subject]:
     """Two clients of one server.
 
     Args:
         journal: Folder of the journal.
         url: The server's.
+        settings: Further settings of the auditor.
     """
     with Auditor(
-        journal=journal, service="benchmarks", environment="benchmarks", seal="off"
+        journal=journal, service="benchmarks", environment="benchmarks", seal="off", **settings
     ) as auditor:
         audited = auditor.audit(KlaviyoAPI(KEY, test_host=url))
         yield Subject(KlaviyoAPI(KEY, test_host=url), audited, auditor)
 
 
 @contextlib.contextmanager
-def without_http(journal: Path, url: str) -> Iterator[Subject]:
+def without_http(journal: Path, url: str, **settings: Any) -> Iterator[Subject]:
     """Two clients that get the same answer over and over without asking for it again.
 
     Args:
         journal: Folder of the journal.
         url: A server's; it is asked once.
+        settings: Further settings of the auditor.
     """
-    with subject(journal, url) as both:
+    with subject(journal, url, **settings) as both:
         raw = both.bare.Profiles.get_profile_without_preload_content(profile_ids()())
         assert raw.data, "the answer is read here, once"
 
