@@ -178,8 +178,7 @@ class Backlog:
         self._look_at = self._late_at = 0.0
 
     def _take_from(self, cursor: Cursor) -> tuple[Line, ...]:
-        with reading(self._directory, cursor.number or 0):
-            lines = cursor.take()
+        lines = cursor.take()
         if lines:
             self._before = (self._last, cursor)
         members = next((line.members for line in reversed(lines) if line.members), None)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 from klaviyo_audit.journal.format import SUM_DIGITS
 from klaviyo_audit.journal.line import is_intact
 from klaviyo_audit.journal.reader import Damage, lines_of, open_journal, scan
-from klaviyo_audit.journal.segments import COMPRESSED, decompressed
+from klaviyo_audit.journal.segments import COMPRESSED, decompressed, reading
 from klaviyo_audit.sinks.bookmark import Place
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Cursor:
     """
 
     def __init__(self, path: Path, place: Place) -> None:
+        self._directory = path.parent
         self._closing = contextlib.ExitStack()
         opened = self._closing.enter_context(open_journal(path))
         self._descriptor = opened.fileno()
@@ -133,6 +134,10 @@ class Cursor:
 
         Returns:
             Nothing when there is no further line for now.
+
+        Raises:
+            OSError: The file cannot be read.
+            JournalCorrupt: It is compressed and damaged.
         """
         while True:
             found = next(self._lines, None)
@@ -145,7 +150,8 @@ class Cursor:
                     number=self._count + 1,
                     final=not self._grows,
                 )
-            item = next(self._items, None)
+            with reading(self._directory, self.number or 0):
+                item = next(self._items, None)
             self._at_end = item is None
             if item is None:
                 # What is compressed never grows; to read it again would mean to unpack it again.
