@@ -216,6 +216,8 @@ class Auditor:
         if self._recovery is not None:
             self._recovery.join(_EXIT_SECONDS)
         self._writer.close()
+        if self._writer.untold:
+            self.recorder.untold(self._writer.untold)
         if self._sealer is not None:
             self._sealer.stop(_EXIT_SECONDS)
         if self._shipping is not None:

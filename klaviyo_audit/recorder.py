@@ -162,9 +162,9 @@ class Recorder:
         if call.intent_written:
             return
         wanted = self._intents == "all" or (call.target.writes and self._intents == "writes")
-        # With ``block`` and a journal that failed last time, the intent of a read asks whether
-        # the journal works again: no record, no call.
-        if not wanted and not (self._block and self._unwell):
+        # With ``block`` and a journal that failed last time, or has been taken away, the intent of
+        # a read asks whether the journal works: no record, no call.
+        if not wanted and not (self._block and (self._unwell or not self._writer.is_ready())):
             return
         call.intent_written = True
         error: Exception | None
@@ -326,6 +326,13 @@ class Recorder:
         _say(
             f"the audit journal {self._writer.path} cannot be written ({_explain(error)}). {what} "
             "What is lost is counted, and a gap entry will tell as soon as the journal works again."
+        )
+
+    def untold(self, count: int) -> None:
+        """Say that the journal's end has come, and it did not take what was lost."""
+        _say(
+            f"{count} entries were lost, and the audit journal {self._writer.path} did not even "
+            "take the gap entry that would tell of them."
         )
 
     def trouble(self, what: str, error: Exception, remedy: str) -> None:

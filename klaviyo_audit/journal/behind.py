@@ -60,6 +60,15 @@ class WriteBehind:
         """Entries lost by this writer."""
         return self._writer.lost
 
+    @property
+    def untold(self) -> int:
+        """See `JournalWriter.untold`."""
+        return self._writer.untold
+
+    def is_ready(self) -> bool:
+        """See `JournalWriter.is_ready`."""
+        return self._writer.is_ready()
+
     def open(self) -> OSError | None:
         """See `JournalWriter.open`."""
         return self._writer.open()

@@ -134,6 +134,7 @@ class JournalWriter:
         self._losses: Losses | None = None
         self.lost = 0
         """Entries lost by this writer."""
+        self._closing = False
         self._look_at = self._retry_at = 0.0
         self._open_error: OSError | None = None
         self._size_seen = 0
@@ -274,6 +275,24 @@ class JournalWriter:
             origin = self._origin_of(pen.identity)
         return line_of(pen.writer, number, entry_id, facts, origin, rest)
 
+    @property
+    def untold(self) -> int:
+        """Entries that were lost and that no gap entry tells of yet."""
+        losses = self._losses
+        return 0 if losses is None else losses.count
+
+    def is_ready(self) -> bool:
+        """Whether nothing speaks against it that the next line will be written.
+
+        A disk that is full or fails shows only when it is written to.
+        """
+        pen = self._pen
+        if pen is None or pen.identity.pid != getpid():
+            return False
+        if monotonic() >= self._look_at:
+            pen = self._look(pen)
+        return self._level is not Level.STOP and not pen.is_unlinked()
+
     def _write(self, pen: _Pen, line: bytes) -> OSError | None:
         try:
             written = write(pen.fd, line)
@@ -299,26 +318,43 @@ class JournalWriter:
             if self._identity.pid != getpid():
                 self._adopt()
                 return
-            pen = self._pen
-            if pen is None and self._losses is not None:
-                self._retry_at = 0.0  # the last chance to tell
-                pen = self._ready()
-            if pen is None:
-                return
-            if self._losses is not None:
-                self._write_gap(pen)
-            # From here on other threads open a new writer.
-            self._pen = None
-            self._previous = pen.identity.id
-            self._identity = _Identity()
+            self._closing = True
+            try:
+                pen = self._end()
+            finally:
+                self._closing = False
         # With a thread still in the middle of a line there can be no last one. The lock stays as
         # long as the process does, and whoever finds it unlocked then looks after what is open.
-        if not _wait_until_unused(pen):
+        if pen is None or not _wait_until_unused(pen):
             return
-        number = pen.identity.next()
-        refusal = self._say(pen, "journal.close", {"lines": number + 1}, number)
+        with self._lock:
+            self._closing = True
+            try:
+                number = pen.identity.next()
+                refusal = self._say(pen, "journal.close", {"lines": number + 1}, number)
+            finally:
+                self._closing = False
         if pen.identity.life is not None:
             pen.identity.life.release(remove=refusal is None)
+
+    def _end(self) -> _Pen | None:
+        """Tell what was lost, and let other threads open a new writer from here on.
+
+        Returns:
+            The pen that is left to say goodbye with; None where there is none.
+        """
+        pen = self._pen
+        if pen is None and self._losses is not None:
+            self._retry_at = 0.0  # the last chance to tell
+            pen = self._ready()
+        if pen is None:
+            return None
+        if self._losses is not None:
+            self._write_gap(pen)
+        self._pen = None
+        self._previous = pen.identity.id
+        self._identity = _Identity()
+        return pen
 
     # What follows happens seldom, and under the lock.
 
@@ -372,6 +408,8 @@ class JournalWriter:
             # Rotated away between opening and locking; the next one is there or will be made.
             file = folder.AppendFile(self.path)
         if self._syncs:
+            # Also the life lock's name: a power loss must not hide who died in it.
+            sync_folder(self.directory / folder.WRITERS_NAME)
             sync_folder(self.directory)
             sync_folder(self.directory.parent)
         self._look_at = monotonic() + _LOOK_SECONDS
@@ -441,7 +479,10 @@ class JournalWriter:
         number: int,
         phase: Phase = Phase.JOURNAL,
     ) -> OSError | None:
-        """Write a line about the journal itself, if need be into the reserve."""
+        """Write a line about the journal itself; the last ones if need be into the reserve.
+
+        Earlier ones do not take it: entries would follow, and fill what is left of it.
+        """
         members = {
             "v": SCHEMA_VERSION,
             "id": str(uuid7()),
@@ -456,7 +497,7 @@ class JournalWriter:
         }
         line = encode(members)
         error = self._write(pen, line)
-        if error is not None and self._space.give_up_reserve(error):
+        if error is not None and self._closing and self._space.give_up_reserve(error):
             error = self._write(pen, line)
         if error is None and self._commit is not None:
             error = self._commit.commit(pen)
@@ -464,7 +505,8 @@ class JournalWriter:
 
     def _write_gap(self, pen: _Pen) -> None:
         with self._lock:
-            losses = self._take_losses()
+            # A file that was deleted would take it without complaint.
+            losses = None if pen.is_unlinked() else self._take_losses()
             if losses is None:
                 return
             number = pen.identity.next()

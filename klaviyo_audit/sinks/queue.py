@@ -117,6 +117,15 @@ class QueueWriter:
         self._queues = {name: _Queue(name, self.id) for name in self._names}
         self._say("journal.open", {**self._opening, "queue": self._capacity})
 
+    @property
+    def untold(self) -> int:
+        """What is lost here is told by the queues."""
+        return 0
+
+    def is_ready(self) -> bool:
+        """There is nothing that could fail."""
+        return True
+
     def open(self) -> OSError | None:
         """There is nothing that could fail."""
         return None
