@@ -42,8 +42,20 @@ _POLL_SECONDS: Final = 0.5
     help="How long --once tries.",
 )
 @click.option("--retry-dead", is_flag=True, help="Send what was rejected again, and nothing else.")
+@click.option(
+    "--confirm",
+    "read_back",
+    is_flag=True,
+    help="Read back what was delivered, and nothing else; what is not there is sent again.",
+)
 def ship(
-    directory: Path | None, *, names: tuple[str, ...], mode: str, timeout: float, retry_dead: bool
+    directory: Path | None,
+    *,
+    names: tuple[str, ...],
+    mode: str,
+    timeout: float,
+    retry_dead: bool,
+    read_back: bool,
 ) -> None:
     """Deliver the journal in DIR (the setting dir, if not given) to its sinks.
 
@@ -67,11 +79,22 @@ def ship(
     if retry_dead:
         _retry_dead(path, sinks, settings)
         return
+    if read_back:
+        _confirm(path, sinks, settings, timeout)
+        return
     shipping = sinks.ship(path, tell=_told)
     if mode == "follow":
         _follow(shipping, settings)
     else:
         _once(shipping, timeout)
+
+
+def _confirm(directory: Path, sinks: Sinks, settings: Settings, timeout: float) -> None:
+    from klaviyo_audit.cli.confirm import confirm
+
+    made = list(sinks.made())
+    if not confirm(directory, made, settings, timeout=timeout, tell=_told):
+        raise SystemExit(1)
 
 
 def _check(sinks: Sinks) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from klaviyo_audit.cli.against import kept_checkpoints
 from klaviyo_audit.cli.keys import KEY_HELP, verifiers
 from klaviyo_audit.cli.location import fail, journal_argument, locate
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from klaviyo_audit.journal.findings import Finding, Report
-    from klaviyo_audit.journal.witnesses import Kept
 
 DAMAGED: Final = 1
 """Exit code for a journal that was tampered with or damaged."""
@@ -38,10 +38,10 @@ _COLOURS: Final = {"error": "red", "warning": "yellow", "note": "cyan"}
 )
 @click.option(
     "--against",
-    metavar="FILE|otlp-export:FILE",
-    help="A file of checkpoints (or of one) that was kept elsewhere; or what an OpenTelemetry "
-    "collector's file exporter wrote of the sink otlp. Shows a tail that was cut off together with "
-    "its checkpoints.",
+    metavar="FILE|otlp-export:FILE|klaviyo",
+    help="A file of checkpoints (or of one) that was kept elsewhere; what an OpenTelemetry "
+    "collector's file exporter wrote of the sink otlp; or those that the sink klaviyo has recorded "
+    "at Klaviyo. Shows a tail that was cut off together with its checkpoints.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
 def verify(
@@ -69,7 +69,7 @@ def verify(
                 path,
                 verifiers=trusted,
                 since=since or 0,
-                against=_kept(against),
+                against=kept_checkpoints(against, path),
                 progress=progress,
             )
     except (OSError, LookupError, ConfigurationError) as error:
@@ -87,20 +87,6 @@ def verify(
         # Whoever read has seen enough; the verdict is still the exit code.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     raise SystemExit(code)
-
-
-def _kept(against: str | None) -> Path | Kept | None:
-    """What --against names."""
-    from klaviyo_audit.journal.witnesses import Kept
-
-    if against is None:
-        return None
-    scheme, colon, file = against.partition(":")
-    if scheme != "otlp-export" or not colon:
-        return Path(against)
-    from klaviyo_audit.sinks.otlp_export import exported_checkpoints
-
-    return Kept(against, tuple(exported_checkpoints(Path(file))))
 
 
 def _print(path: Path, report: Report) -> None:

@@ -164,6 +164,12 @@ class KlaviyoSink:
         with suppress_audit():
             return self._readback().confirm(entries)
 
+    def was_sent(self, entry: AuditEntry) -> bool:
+        """Whether the entry was sent, or tried to be, by whichever process."""
+        with contextlib.suppress(OSError):
+            self._note.refresh()
+        return self._note.has(entry)
+
     def checkpoints(self) -> Iterator[bytes]:
         """The signed checkpoints that Klaviyo holds, by time of arrival.
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from typing import TYPE_CHECKING, Any
 
 from klaviyo_audit.entry import Actor, AuditEntry, Call, Error, Http, Key, Origin, Phase, Result
 from klaviyo_audit.settings import load
 from klaviyo_audit.sinks.klaviyo import KlaviyoSink
 from klaviyo_audit.sinks.klaviyo_events import unique_id
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 OWN_KEY = "pk_" + "0" * 34
 PSEUDONYM_KEY = "pseudonym key for tests"
@@ -109,3 +113,12 @@ def recorded(fake: Any) -> list[str]:
 
 def ids(entries: Any) -> list[str]:
     return [unique_id(each) for each in entries]
+
+
+def expected_ids(trail: Path) -> set[str]:
+    """The unique ids of everything in a journal."""
+    lines = map(json.loads, (trail / "audit.jsonl").read_bytes().splitlines())
+    return {
+        line["id"] if line["phase"] == "outcome" else f"{line['id']}:{line['phase']}"
+        for line in lines
+    }

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import collections
-import json
 import os
 import random
 import signal
@@ -26,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from klaviyo_audit import Auditor
 from klaviyo_audit.testing import FakeKlaviyo
-from tests.sinks.klaviyo_case import BULK, OWN_KEY, recorded
+from tests.sinks.klaviyo_case import BULK, OWN_KEY, expected_ids, recorded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -208,14 +207,6 @@ def worker(trail: Path, url: str, *more: str) -> Iterator[subprocess.Popen[str]]
             yield process
         finally:
             process.kill()
-
-
-def expected_ids(trail: Path) -> set[str]:
-    lines = map(json.loads, (trail / "audit.jsonl").read_bytes().splitlines())
-    return {
-        line["id"] if line["phase"] == "outcome" else f"{line['id']}:{line['phase']}"
-        for line in lines
-    }
 
 
 def main() -> int:
