@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from klaviyo_audit.journal.witnesses import Kept
 
 KLAVIYO: Final = "klaviyo"
@@ -31,7 +29,7 @@ def kept_checkpoints(against: str | None, journal: Path) -> Path | Kept | None:
     if against is None:
         return None
     if against == KLAVIYO:
-        notes = tuple(_at_klaviyo(journal))
+        notes = _at_klaviyo(journal)
         if not notes:
             raise LookupError(
                 "Klaviyo holds no checkpoint of this journal; the sink klaviyo records them where "
@@ -46,32 +44,12 @@ def kept_checkpoints(against: str | None, journal: Path) -> Path | Kept | None:
     return Kept(against, tuple(exported_checkpoints(Path(file))))
 
 
-def _at_klaviyo(journal: Path) -> Iterator[bytes]:
+def _at_klaviyo(journal: Path) -> tuple[bytes, ...]:
     from klaviyo_audit.settings import load
     from klaviyo_audit.sinks.base import Retry
     from klaviyo_audit.sinks.klaviyo import KlaviyoSink
 
-    settings = load(dir=journal)
-    ours = _origin(journal) or settings.origin
     try:
-        for note in KlaviyoSink(settings).checkpoints():
-            # Other journals of the account are there too.
-            if ours is None or note.startswith(f"{ours}\n".encode()):
-                yield note
+        return tuple(KlaviyoSink(load(dir=journal)).checkpoints())
     except Retry as error:
         raise LookupError(str(error)) from None
-
-
-def _origin(journal: Path) -> str | None:
-    """The name that the journal's own checkpoints begin with."""
-    from klaviyo_audit.journal.checkpoint import last_note
-    from klaviyo_audit.journal.reader import open_journal
-
-    try:
-        with open_journal(journal / "checkpoints") as file:
-            stored = last_note(file)
-    except OSError:
-        return None
-    if stored is None or stored.note is None:
-        return None
-    return stored.note.split(b"\n", 1)[0].decode()

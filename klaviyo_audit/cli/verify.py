@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -16,6 +15,7 @@ from klaviyo_audit.cli.location import fail, journal_argument, locate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from klaviyo_audit.journal.findings import Finding, Report
 
