@@ -15,6 +15,7 @@ from klaviyo_audit.cli import (
     run,
     scan,
     schema,
+    scopes,
     seal,
     ship,
     status,
@@ -48,3 +49,4 @@ main.add_command(scan.scan)
 main.add_command(ship.ship)
 main.add_command(status.status)
 main.add_command(api_keys.keys)
+main.add_command(scopes.scopes)
