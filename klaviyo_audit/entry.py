@@ -136,6 +136,8 @@ class Actor:
     on_behalf_of: str | None = None
     reason: str | None = None
     ip: str | None = None
+    agent: str | None = None
+    """The User-Agent that was sent, where it is not the SDK's own: an AI agent's, for example."""
     fallback: bool | None = None
     """True: nobody was named, ``user_id`` is service name and operating system user."""
 

@@ -88,6 +88,8 @@ class CallRecord:
     key: str | None = None
     """The entry's ``key`` as JSON text."""
     resource: str | None = None
+    agent: str | None = None
+    """The User-Agent, cleaned, where it is not the SDK's own."""
     request: Any = None
     response: Any = None
     response_data: Any = None
@@ -279,7 +281,7 @@ class Recorder:
             facts += f',"http":{{{call.http}}}'
         if call.key is not None:
             facts += f',"key":{call.key}'
-        facts += who.actor
+        facts += who.actor if call.agent is None else _with_agent(who.actor, call.agent)
         rest = "" if _opentelemetry() is None else _trace()
         if error is not None:
             rest += f',"error":{json_text(error)}'
@@ -362,6 +364,12 @@ def describe_error(error: BaseException, stage: str) -> dict[str, str]:
     """The entry's ``error``: the exception's type, never its text."""
     kind = type(error)
     return {"type": kind.__name__[:100], "module": str(kind.__module__)[:200], "stage": stage}
+
+
+def _with_agent(actor: str, agent: str) -> str:
+    """The member ``actor`` with the agent added."""
+    facts = actor.removeprefix(',"actor":{').removesuffix("}")
+    return f',"actor":{{"agent":{json_text(agent)}{f",{facts}" if facts else ""}}}'
 
 
 def _say(message: str) -> None:

@@ -48,3 +48,14 @@ if [[ ! -e .peers/node_modules/.bin/prism || $(cat .peers/installed 2>&1) != "$w
   logged npm npm install --prefix .peers --no-package-lock --no-audit --no-fund
   cp .peers/package.json .peers/installed
 fi
+
+# Klaviyo's MCP server needs Python 3.13; where there is none, its test says so.
+newer=
+for python in python3.13 "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.13*/bin/python; do
+  command -v "$python" >/dev/null && newer=$python && break
+done
+if [[ -n $newer ]]; then
+  "$newer" tools/environment.py .venvs/mcp klaviyo-mcp-server==0.4.2 -e .
+else
+  echo "Not installed: klaviyo-mcp-server, which needs Python 3.13 (python3.13, or pyenv's)."
+fi

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from klaviyo_audit.recorder import CallRecord, Recorder
 
+_SDK_AGENT = "klaviyo-api-python/"
+"""What the SDK says it is, unless the program has set ``ApiClient.user_agent``."""
+
 _INTEGER = re.compile(r"\s*(\d{1,9})")
 # An id; but what starts like a key or a JSON Web Token goes through the gate.
 _TOKEN = re.compile(r"[A-Za-z0-9.:-]{1,100}\Z")
@@ -79,6 +82,9 @@ def _describe_request(call: CallRecord, url: str, headers: Mapping[str, Any] | N
         revision = headers.get("revision")
         if revision is not None:
             call.revision = str(revision)
+        agent = headers.get("User-Agent")
+        if agent is not None and not agent.startswith(_SDK_AGENT):
+            call.agent = privacy.clean_text(agent, 200)
 
 
 def _note_response(call: CallRecord, response: Any) -> None:

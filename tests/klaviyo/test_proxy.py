@@ -8,7 +8,7 @@ import pytest
 from klaviyo_api import KlaviyoAPI
 from openapi_client.api import ProfilesApi
 
-from klaviyo_audit import Auditor, ConfigurationError, suppress_audit
+from klaviyo_audit import Auditor, ConfigurationError, acting_as, suppress_audit
 from tests import planted
 
 
@@ -317,3 +317,15 @@ def test_a_path_that_climbs_is_recorded_as_it_is_sent(klaviyo, fake, trail):
     klaviyo.Profiles.get_lists_for_profile_without_preload_content("..")
     assert fake.requests[-1].path == "/api/lists"
     assert trail.outcome()["resource"] == "/api/lists"
+
+
+def test_the_agent_that_calls_is_named(client, auditor, trail):
+    client.api_client.user_agent = f"klaviyo-mcp/0.4.2 claude-ai/1.0 \x1b {planted.API_KEY}"
+    klaviyo = auditor.audit(client)
+    klaviyo.Lists.get_lists()
+    with acting_as("erin", reason="asked for"):
+        klaviyo.Lists.delete_list("L1")
+    read, deleted = trail.outcomes()
+    assert read["actor"]["agent"].startswith("klaviyo-mcp/0.4.2 claude-ai/1.0")
+    assert deleted["actor"] == {"agent": read["actor"]["agent"], "reason": "asked for"}
+    assert trail.of("intent")[0]["actor"] == deleted["actor"]
