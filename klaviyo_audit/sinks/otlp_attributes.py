@@ -88,6 +88,9 @@ ATTRIBUTES: Mapping[str, str] = MappingProxyType(
 BODY_ONLY: Final = frozenset({"request", "response"})
 """Captured arguments and responses: nested data of any shape, which the body has."""
 
+UNIQUE: Final = frozenset({"id", "n", "resource", "duration_ms", "parent_id", "sum"})
+"""Members that differ from entry to entry, so that remembering their encoded form is useless."""
+
 SHARED_GROUPS: Final = ("call", "key", "actor", "origin")
 """Groups whose members repeat from entry to entry, so that their encoded form is remembered."""
 
@@ -135,11 +138,9 @@ def severity_text(number: int) -> str:
 def computed(members: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Attributes that are not one member under another name.
 
-    - ``log.record.uid``: the id with the phase, since a call's intent and outcome share the id.
     - ``error.type``: the exception's full name, else the status of an HTTP error.
     - ``http.request.resend_count``: requests beyond the first, only if there were any.
     """
-    yield "log.record.uid", f"{members['id']}-{members['phase']}"
     http = members.get("http") or {}
     error = members.get("error")
     if error is not None:

@@ -23,6 +23,7 @@ from klaviyo_audit.sinks.otlp_attributes import (
     RESOURCE,
     SCHEMA_URL,
     SHARED_GROUPS,
+    UNIQUE,
     computed,
     severity,
     severity_text,
@@ -30,7 +31,7 @@ from klaviyo_audit.sinks.otlp_attributes import (
 from klaviyo_audit.sinks.verbatim import line_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from opentelemetry.proto.common.v1.common_pb2 import AnyValue
     from opentelemetry.proto.resource.v1.resource_pb2 import Resource
@@ -73,15 +74,14 @@ def encoded(entry: AuditEntry) -> Encoded:
     if entry.trace is not None:
         record.trace_id = _identifier(entry.trace.trace_id, 16)
         record.span_id = _identifier(entry.trace.span_id, 8)
-    _set_own(record, members)
+    _set(record, _UNIQUE, members)
+    # A call's intent and its outcome share the id.
+    _add(record, "log.record.uid", f"{entry.id}-{entry.phase}")
     # Serialised messages that follow each other are one message with the fields of both.
-    data = record.SerializeToString() + b"".join(
-        [
-            _shared(group, orjson.dumps(members[group]))
-            for group in SHARED_GROUPS
-            if group in members
-        ]
-    )
+    shared = [
+        _shared(group, orjson.dumps(members[group])) for group in SHARED_GROUPS if group in members
+    ]
+    data = b"".join([record.SerializeToString(), *shared, *_remembered(members)])
     origin = entry.origin
     if origin is None:
         return Encoded(Origin(), data)
@@ -102,26 +102,48 @@ def _rows(group: str) -> tuple[tuple[str, str], ...]:
     return tuple((member, name) for (of, _, member), name in paths if of == group)
 
 
-_OWN: Final = _rows("")
-_OWN_HTTP: Final = _rows("http")
-_OWN_RATE_LIMIT: Final = _rows("http.rate_limit")
-_OWN_ERROR: Final = _rows("error")
+_UNIQUE: Final = tuple(row for row in _rows("") if row[0] in UNIQUE)
+_REST: Final = tuple(row for row in _rows("") if row[0] not in UNIQUE)
+_HTTP: Final = _rows("http")
+_RATE_LIMIT: Final = _rows("http.rate_limit")
+_ERROR: Final = _rows("error")
 
 
-def _set_own(record: LogRecord, members: Mapping[str, Any]) -> None:
-    """The attributes that are likely to differ from entry to entry."""
-    _set(record, _OWN, members)
+def _remembered(members: Mapping[str, Any]) -> Iterator[bytes]:
+    """The attributes outside of the shared groups whose values are likely to come again."""
+    yield from _bits(_REST, members)
     if (http := members.get("http")) is not None:
-        _set(record, _OWN_HTTP, http)
+        yield from _bits(_HTTP, http)
         if (limit := http.get("rate_limit")) is not None:
-            _set(record, _OWN_RATE_LIMIT, limit)
+            yield from _bits(_RATE_LIMIT, limit)
     if (error := members.get("error")) is not None:
-        _set(record, _OWN_ERROR, error)
+        yield from _bits(_ERROR, error)
     for name, value in computed(members):
-        _add(record, name, value)
+        yield _bit(name, value)
     for name, value in members.get("metadata", {}).items():
         if isinstance(value, str | bool | int | float):
-            _add(record, f"{METADATA_PREFIX}{_text(name)}", value)
+            yield _bit(f"{METADATA_PREFIX}{_text(name)}", value)
+
+
+def _bits(rows: Iterable[tuple[str, str]], values: Mapping[str, Any]) -> Iterator[bytes]:
+    for member, name in rows:
+        value = values.get(member)
+        if value is None:
+            continue
+        yield _serialised(name, value) if isinstance(value, list) else _bit(name, value)
+
+
+# Finding an attribute again takes a fifth of the time that making it takes.
+@lru_cache(_REMEMBERED, typed=True)
+def _bit(name: str, value: str | float) -> bytes:
+    """One attribute, as a part of a serialised record."""
+    return _serialised(name, value)
+
+
+def _serialised(name: str, value: Any) -> bytes:
+    record = LogRecord()
+    _add(record, name, value)
+    return record.SerializeToString()
 
 
 @lru_cache(_REMEMBERED)

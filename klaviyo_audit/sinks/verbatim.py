@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from klaviyo_audit.journal.format import SUM_MEMBER, encodable, encode
+from klaviyo_audit.journal.format import encode, json_text
 
 if TYPE_CHECKING:
     from klaviyo_audit.entry import AuditEntry
@@ -22,13 +22,7 @@ def line_of(entry: AuditEntry, members: dict[str, Any] | None = None) -> bytes:
         entry: The entry.
         members: Its `to_dict`, if the caller has that already.
     """
-    members = dict(members) if members is not None else entry.to_dict()
-    sum_ = members.pop("sum", None)
-    try:
-        line = encode(members)[:-1]
-    except TypeError:  # a lone surrogate: not from a journal, which has none
-        line = encode(encodable(members))[:-1]
-    if sum_ is None:
-        return line
-    body, _, _ = line.rpartition(SUM_MEMBER)
-    return b'%b%b%b"}' % (body, SUM_MEMBER, sum_.encode())
+    members = entry.to_dict() if members is None else members
+    if entry.sum is None:
+        return encode(members)[:-1]
+    return json_text(members).encode()
