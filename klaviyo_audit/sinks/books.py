@@ -57,8 +57,12 @@ class Books(Protocol):
     is_lasting: bool
     """What is not delivered now can be delivered by another process."""
 
+    @property
+    def is_owner(self) -> bool:
+        """Whether this process is the one that ships."""
+
     def own(self) -> bool:
-        """Whether this process is the one that ships; makes it so if it can."""
+        """Become the one that ships, if nobody else is; whether it is now."""
 
     def open(self, tell: Callable[[str], None]) -> tuple[Source, Bookmark]:
         """The lines that were not delivered yet, and the bookmark before them."""
@@ -101,10 +105,13 @@ class JournalBooks:
         self._save_at = self._show_at = 0.0
         self._shown: dict[str, Any] = {}
 
+    @property
+    def is_owner(self) -> bool:
+        """See `Books.is_owner`."""
+        return self._lock.held
+
     def own(self) -> bool:
         """See `Books.own`."""
-        if self._lock.held:
-            return True
         self._unsaved = None
         make_sink_folder(self._directory, self._name)
         return self._lock.take()
@@ -192,6 +199,11 @@ class EphemeralBooks:
         self.is_lasting = True  # in the journal, that is
         self._directory = directory
         self._place = Backlog.at_end(directory)
+
+    @property
+    def is_owner(self) -> bool:
+        """See `Books.is_owner`."""
+        return True
 
     def own(self) -> bool:
         """See `Books.own`."""

@@ -317,8 +317,13 @@ class QueueBooks:
         self._name = name
         self._last: bytes | None = None
 
-    def own(self) -> bool:
+    @property
+    def is_owner(self) -> bool:
         """See `klaviyo_audit.sinks.books.Books`, as for all that follows."""
+        return True
+
+    def own(self) -> bool:
+        """Nobody else can."""
         return True
 
     def open(self, tell: Callable[[str], None]) -> tuple[QueueBooks, Bookmark]:

@@ -136,7 +136,6 @@ class Shipper:
             when another process ships to this sink, or it is stopped.
         """
         until = monotonic() + timeout
-        self._look_for_checkpoints_at = 0.0
         while True:
             wait = self.step(urgent=True)
             if self.condition.state in ("waiting", "stopped"):
@@ -162,10 +161,12 @@ class Shipper:
         if not self.directory.is_dir() and isinstance(self._books, JournalBooks):
             return None  # there is nothing to deliver yet, nor a place for the lock
         try:
-            if not self._books.own():
+            if not self._books.is_owner:
+                # Another process may have got further meanwhile.
                 self._let_go()
-                self.condition.state = "waiting"
-                return _LOCK_SECONDS
+                if not self._books.own():
+                    self.condition.state = "waiting"
+                    return _LOCK_SECONDS
             wait = self._advance(urgent=urgent)
             self._books.show(self.condition)
         except (OSError, JournalCorrupt, ConfigurationError) as error:
@@ -201,7 +202,11 @@ class Shipper:
         self._source = self._gathering = self._batch = self._checkpoints = None
 
     def _advance(self, *, urgent: bool) -> float | None:
-        waits = [self._deliver_checkpoints(), self._deliver_entries(urgent=urgent)]
+        if urgent:
+            self._look_for_checkpoints_at = 0.0
+        waits = [self._deliver_checkpoints()]
+        if self.condition.state != "stopped":
+            waits.append(self._deliver_entries(urgent=urgent))
         self.condition.overdue = self._attempts.overdue
         return min((wait for wait in waits if wait is not None), default=None)
 

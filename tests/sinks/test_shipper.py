@@ -1,9 +1,14 @@
 import json
+import shutil
+import time
 
 import pytest
 
+from klaviyo_audit.entry import AuditEntry
 from klaviyo_audit.errors import ConfigurationError
+from klaviyo_audit.journal.format import encode
 from klaviyo_audit.sinks.base import Rejected, Retry
+from klaviyo_audit.sinks.filters import Filter
 from tests.sinks.conftest import Recorded
 
 
@@ -161,3 +166,87 @@ def test_files_are_private(write, ship, recorded, trail):
     names = {path.name for path in folder.iterdir()}
     assert names == {"bookmark", "lock", "receipts.jsonl", "state"}
     assert all(path.stat().st_mode & 0o077 == 0 for path in (folder.parent, *folder.iterdir()))
+
+
+def test_a_line_of_a_newer_version_is_kept_for_later(write, ship, recorded, trail):
+    write("a")
+    members = {**trail.lines()[1], "v": 2, "action": "newer"}
+    del members["sum"]
+    odd = {**trail.lines()[1], "action": "odd", "duration_ms": "long"}
+    del odd["sum"]
+    with trail.path.open("ab") as file:
+        file.write(encode(members) + encode(odd))
+    write("b")
+    assert ship(recorded)
+    assert recorded.actions == ["a", "b"]
+    newer, malformed = dead_letters(trail)
+    assert newer["entry"]["action"] == "newer"
+    assert "version 2" in newer["why"]
+    assert malformed["why"] == "it is not as the schema says: duration_ms"
+    bookmark = json.loads((trail.folder / "sinks" / "recorded" / "bookmark").read_bytes())
+    assert bookmark["dead"] == 2
+
+
+def test_dead_letters_that_cannot_be_written_hold_the_bookmark(write, shipper, recorded, trail):
+    write("a")
+    recorded.raises = [lambda entries: Rejected(entries, "no")]
+    worker = shipper(recorded)
+    (trail.folder / "sinks" / "recorded" / "dead.jsonl").mkdir(parents=True)
+    assert not worker.run_once(0.5)
+    assert len(recorded.calls) == 1, "it is not asked again"
+    assert not (worker.folder / "bookmark").exists()
+    (trail.folder / "sinks" / "recorded" / "dead.jsonl").rmdir()
+    assert worker.run_once(10)
+    assert len(dead_letters(trail)) == 3
+    assert len(recorded.calls) == 1
+
+
+def test_a_folder_that_was_removed_meanwhile(write, shipper, recorded, trail):
+    write("a")
+    worker = shipper(recorded)
+    assert worker.run_once(5)
+    shutil.rmtree(worker.folder)
+    write("b")
+    assert worker.run_once(5)
+    assert recorded.actions == ["a", "a", "b"], "it begins anew"
+
+
+def test_retry_after_is_respected(write, shipper, recorded):
+    write("a")
+    recorded.raises = [Retry(0.6)]
+    begun = time.monotonic()
+    assert shipper(recorded).run_once(10)
+    assert time.monotonic() - begun >= 0.6
+
+
+@pytest.mark.parametrize(
+    ("wanted", "kept"),
+    [
+        ({"phases": {"outcome"}}, ["low-ok", "high-ok", "low-bad", "high-bad"]),
+        ({"results": {"failure"}}, ["low-bad", "high-bad", "event-bad", "gap"]),
+        ({"risks": {"high"}}, ["high-ok", "high-bad", "gap"]),
+        ({"risks": {"high"}, "phases": {"outcome"}, "results": {"failure"}}, ["high-bad"]),
+        ({"actions": ("low-*", "*-ok")}, ["low-ok", "high-ok", "low-bad", "gap"]),
+    ],
+)
+def test_filters(wanted, kept):
+    def entry(action, phase, result=None, risk=None):
+        call = None
+        if risk:
+            call = {"group": "G", "operation": "o", "method": "GET", "path": "/", "risk": risk}
+        members = {"v": 1, "id": action, "writer": "w", "n": 0, "timestamp": "t", "phase": phase}
+        members |= {"action": action, "user_id": "u", "result": result, "call": call}
+        return AuditEntry.from_dict({k: v for k, v in members.items() if v is not None})
+
+    entries = [
+        entry("low-ok", "outcome", "success", "low"),
+        entry("high-ok", "outcome", "success", "high"),
+        entry("low-bad", "outcome", "failure", "low"),
+        entry("high-bad", "outcome", "failure", "high"),
+        entry("event-bad", "event", "failure"),
+        entry("gap", "gap"),
+    ]
+    wants = Filter(**wanted)
+    assert [e.action for e in entries if wants.passes(e)] == kept
+    assert Filter().is_open
+    assert not wants.is_open
