@@ -201,7 +201,7 @@ def test_status_for_people(journal, sink, monkeypatch):
     run("ship", journal, "--sink", "mine", "--timeout", "0.2")
     (journal / "writers" / ("a" * 16)).touch()
     shown = run("status", journal).stdout
-    assert re.search(r"[\d,]+ bytes in 1 files, sealed up to line 0", shown)
+    assert re.search(r"[\d,]+ bytes in 1 files, sealed up to line 7", shown)
     assert "0 alive, 1 died" in shown
     assert re.search(r"mine +not shipping +7 entries, \d+ s +0 +0 +never +503", shown)
 
