@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         KlaviyoAuditError,
         WebhookVerificationError,
     )
+    from klaviyo_audit.klaviyo.keysource import KeySource
     from klaviyo_audit.klaviyo.webhook import WebhookDelivery, verify_signature, verify_webhook
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Auditor",
     "ConfigurationError",
     "JournalCorrupt",
+    "KeySource",
     "KlaviyoAuditError",
     "Phase",
     "Result",
@@ -59,6 +61,7 @@ _LAZY = {
     "Auditor": "klaviyo_audit.auditor",
     "ConfigurationError": "klaviyo_audit.errors",
     "JournalCorrupt": "klaviyo_audit.errors",
+    "KeySource": "klaviyo_audit.klaviyo.keysource",
     "KlaviyoAuditError": "klaviyo_audit.errors",
     "Phase": "klaviyo_audit.entry",
     "Result": "klaviyo_audit.entry",
