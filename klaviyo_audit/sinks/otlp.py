@@ -107,6 +107,8 @@ class OtlpSink:
             if answer.rejected:
                 self._progress.refused(subjects, _partial(answer, len(portion)))
             else:
+                # A limit that was met once need not be there for ever.
+                self._most = min(_REQUEST_BYTES, self._most + self._most // 8 + 1)
                 self._progress.taken(subjects)
                 self._warn(answer.message)
         self._progress.finish(entries)
