@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from klaviyo_audit import clock
 from klaviyo_audit.entry import SCHEMA_VERSION, Phase, Result
+from klaviyo_audit.errors import JournalCorrupt
 from klaviyo_audit.journal import folder, locks
 from klaviyo_audit.journal.contents import read_file
+from klaviyo_audit.journal.lease import SEALER_NAME
 from klaviyo_audit.journal.line import Problem
-from klaviyo_audit.journal.segments import rotated_files
+from klaviyo_audit.journal.segments import file_name, file_number, rotated_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from klaviyo_audit.journal.line import Line
@@ -231,9 +233,11 @@ def survey(
         wanted: Read back no further than the first lines of these writers; None to read it all.
     """
     found = _Survey()
-    for path in reversed(journal_files(directory)):
-        for line in read_file(path):
-            found.take(path.name, line)
+    for path in _newest_first(directory):
+        # What is damaged, or was removed meanwhile, `verify` speaks of.
+        with contextlib.suppress(FileNotFoundError, JournalCorrupt):
+            for line in read_file(path):
+                found.take(path.name, line)
         if wanted is not None and all(
             name in found.ends and 0 in found.ends[name].numbers for name in wanted
         ):
@@ -293,8 +297,17 @@ class _Survey:
         self.told.update((file, piece["offset"]) for piece in facts.get("torn", ()))
 
 
+def _newest_first(directory: Path) -> Iterator[Path]:
+    """The journal's files. One that is rotated meanwhile is given twice, and none left out."""
+    live = directory / folder.JOURNAL_NAME
+    yield live
+    yield from (path for path in reversed(journal_files(directory)) if path != live)
+
+
 def journal_files(directory: Path) -> list[Path]:
-    """The journal's files, oldest first, the live one last."""
-    rotated = [path for _, path in sorted(rotated_files(directory).items())]
+    """The journal's files, oldest first, the live one last; rotated ones may be compressed."""
+    under_way = (file_number(path.name) for path in directory.glob(f"{SEALER_NAME}/*/audit-*"))
+    numbers = {*rotated_files(directory), *(number for number in under_way if number is not None)}
+    rotated = [directory / file_name(number) for number in sorted(numbers)]
     live = directory / folder.JOURNAL_NAME
     return [*rotated, live] if live.exists() else rotated

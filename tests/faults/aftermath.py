@@ -8,7 +8,7 @@ from klaviyo_audit import Auditor
 from klaviyo_audit.journal.findings import Severity
 from klaviyo_audit.journal.recovery import recover
 from klaviyo_audit.journal.verify import verify
-from tests.faults.ledger import Ledger
+from tests.faults.ledger import Ledger, contents
 
 _OPENINGS = 3
 
@@ -28,29 +28,33 @@ def open_again(folder: Path) -> None:
     raise AssertionError(f"writers are left: {list((folder / 'writers').iterdir())}")
 
 
+def content(folder: Path) -> bytes:
+    """All that is in the files of a journal, from its beginning."""
+    return b"".join(data for _, data in contents(folder))
+
+
 def check_recovered(folder: Path, before: bytes) -> Ledger:
     """Open a journal again, and check that it is whole.
 
     Args:
         folder: The journal's folder.
-        before: What its file held after the fault.
+        before: Its `content` after the fault.
 
     Returns:
         What it holds now.
     """
     open_again(folder)
-    path = folder / "audit.jsonl"
-    assert path.read_bytes().startswith(before), "recovery changed a line"
-    ledger = Ledger.of(path)
+    assert content(folder).startswith(before), "recovery changed a line"
+    ledger = Ledger.of_journal(folder)
     assert ledger.unexplained() == {}, "numbers that nothing explains"
     assert ledger.repeated_numbers() == {}
     assert ledger.repeated_entries() == []
     assert ledger.open_intents() == []
     told = ledger.told_torn()
     untold = [
-        (line.problem, line.offset)
+        (line.problem, file, line.offset)
         for file, line in ledger.damaged
-        if not {(file, line.offset), (None, line.offset)} & told
+        if (line.offset, len(line.raw)) not in told
     ]
     assert untold == [], "torn pieces that nothing tells of"
     report = verify(folder)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from klaviyo_audit.journal.line import Line, Problem, claim
 from klaviyo_audit.journal.reader import read
+from klaviyo_audit.journal.segments import decompressed
 
 LEFT_BY_CRASH = (Problem.TORN, Problem.NO_NEWLINE)
 """The only damage that a kill or a short write may leave."""
@@ -29,6 +31,17 @@ class Ledger:
         for file in files:
             for line in read(file, final=True):
                 ledger.take(file.name, line)
+        return ledger
+
+    @classmethod
+    def of_journal(cls, folder: Path) -> Ledger:
+        """Read all files of a journal to which nobody writes any more."""
+        ledger = cls()
+        with tempfile.TemporaryDirectory() as plain:
+            for name, content in contents(folder):
+                (Path(plain) / name).write_bytes(content)
+                for line in read(Path(plain) / name, final=True):
+                    ledger.take(name, line)
         return ledger
 
     def take(self, file: str, line: Line) -> None:
@@ -109,10 +122,10 @@ class Ledger:
         claims = (claim(line.raw) for _, line in self.damaged)
         return Counter(one and one[0] for one in claims)
 
-    def told_torn(self) -> set[tuple[str | None, int]]:
-        """File (None: not said) and offset of the torn pieces that a line tells of."""
+    def told_torn(self) -> set[tuple[int, int]]:
+        """Offset and length of the torn pieces that a line tells of; files are renamed."""
         return {
-            (piece.get("file"), piece["offset"])
+            (piece["offset"], piece["length"])
             for entry in self.entries
             for piece in entry.get("metadata", {}).get("torn", ())
         }
@@ -120,3 +133,17 @@ class Ledger:
     def lost(self) -> int:
         """Entries that gap entries count as lost."""
         return sum(entry["metadata"]["count"] for entry in self.of_phase("gap"))
+
+
+def contents(folder: Path) -> list[tuple[str, bytes]]:
+    """Name (without that of the compression) and content of a journal's files, oldest first."""
+    found: dict[str, bytes] = {}
+    paths = (*folder.glob("audit-*.jsonl*"), *folder.glob("sealer/*/audit-*.jsonl"))
+    for path in sorted(paths, key=lambda path: path.name):
+        with path.open("rb") as file, decompressed(file, path.suffix) as plain:
+            data = plain.read()
+        name = path.name.partition(".jsonl")[0] + ".jsonl"
+        # While a file is being compressed or renamed there can be two of it, alike.
+        assert found.setdefault(name, data) == data
+    live = folder / "audit.jsonl"
+    return [*found.items(), *([(live.name, live.read_bytes())] if live.exists() else [])]

@@ -11,19 +11,25 @@ from collections import Counter
 import pytest
 
 from klaviyo_audit.journal.line import claim
-from tests.faults.aftermath import check_recovered
+from tests.faults.aftermath import check_recovered, content
 from tests.faults.ledger import LEFT_BY_CRASH, Ledger
 
 KILLS = int(os.environ.get("FAULTS_KILLS", "200"))
 """5,000 in the long run: ``FAULTS_KILLS=5000``."""
 SEED = int(os.environ.get("FAULTS_SEED", "1"))
 KILLS_A_JOURNAL = 10
+SETTINGS = (
+    {},
+    # Rotated, compressed and sealed again and again, so that kills hit that too.
+    {"rotate_bytes": 40_000, "seal_interval": 0.02, "compress": "gzip"},
+)
+"""Of the journals, in turn."""
 PROCESSES = 4
 THREADS = 5
 """Threads of a worker that write: four that call, one that recovers what others left."""
 
 
-def kill_one_group(warm, calling, folder, url, number, chance):
+def kill_one_group(warm, calling, folder, url, number, chance, settings):
     """Start a group, and kill it at a random moment: before, at the start of or during its calls."""
     program = warm.start(
         "call_until_killed",
@@ -34,6 +40,7 @@ def kill_one_group(warm, calling, folder, url, number, chance):
         acknowledged=str(folder / "acknowledged"),
         calling=calling[1],
         prefork=chance.random() < 0.3,
+        settings=settings,
     )
     program.go()
     began = 0
@@ -41,7 +48,8 @@ def kill_one_group(warm, calling, folder, url, number, chance):
         # A process may be late on a busy machine; then the group dies while it starts.
         while began < PROCESSES and select.select([calling[0]], [], [], 2.0)[0]:
             began += len(os.read(calling[0], PROCESSES))
-    time.sleep(chance.uniform(0, 0.06))
+    # A sealer needs its time to begin.
+    time.sleep(chance.uniform(0, 0.3 if settings else 0.06))
     program.kill()
     if began < PROCESSES:
         os.set_blocking(calling[0], False)
@@ -52,8 +60,7 @@ def kill_one_group(warm, calling, folder, url, number, chance):
 
 def check_what_was_left(folder, requests, figures):
     """Before anybody repairs anything."""
-    path = folder / "trail" / "audit.jsonl"
-    ledger = Ledger.of(path) if path.exists() else Ledger()
+    ledger = Ledger.of_journal(folder / "trail")
     figures["entries"] += len(ledger.entries)
     recorded = ledger.resources("intent")
     writes = [request for request in requests if not request.startswith("GET ")]
@@ -82,7 +89,7 @@ def check_what_was_left(folder, requests, figures):
             # A writer can be killed in its very first line; then it has no whole one.
             last = max(ledger.numbers.get(claimed[0], ()), default=0)
             assert claimed[1] > last - 2 * THREADS
-    return path.read_bytes() if path.exists() else b""
+    return content(folder / "trail")
 
 
 @pytest.mark.timeout(60 + KILLS)
@@ -95,13 +102,17 @@ def test_nothing_a_killed_program_did_is_without_a_record(warm, calling, server,
         folder.mkdir()
         mark = server.mark()
         for number in range(batch, min(batch + KILLS_A_JOURNAL, KILLS)):
-            kill_one_group(warm, calling, folder, server.url, number, chance)
+            settings = SETTINGS[batch // KILLS_A_JOURNAL % len(SETTINGS)]
+            kill_one_group(warm, calling, folder, server.url, number, chance, settings)
             figures["kills"] += 1
         assert (folder / "stderr").read_text() == ""
         requests = server.requests(mark)
         before = check_what_was_left(folder, requests, figures)
         check_recovered(folder / "trail", before)
+        figures["files rotated"] += len(list((folder / "trail").glob("audit-*")))
+        figures["checkpoints"] += (folder / "trail" / "checkpoints").read_bytes().count(b"\n\xe2")
         shutil.rmtree(folder)
+    assert figures["files rotated"] > figures["kills"] // 50
     assert figures["writes the server received"] > figures["kills"]
     assert figures["intents left open"] > 0, "no kill hit a call in flight"
     figures["seconds"] = round(time.perf_counter() - began)

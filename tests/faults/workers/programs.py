@@ -9,6 +9,7 @@ from klaviyo_api import KlaviyoAPI
 from sealer_program import scripted_sealing  # noqa: F401  (a program as those below)
 
 from klaviyo_audit import Auditor, AuditUnavailable, acting_as
+from klaviyo_audit.journal import sealer, succession
 
 KEY = "pk_" + "0" * 34
 PROFILES = {"data": [{"type": "profile", "id": "P1"}]}
@@ -56,7 +57,13 @@ def warm_up(url: str) -> None:
 
 
 def call_until_killed(
-    url: str, journal: str, tag: str, acknowledged: str, calling: int, prefork: bool
+    url: str,
+    journal: str,
+    tag: str,
+    acknowledged: str,
+    calling: int,
+    prefork: bool,
+    settings: dict,
 ) -> None:
     """Four processes of four threads each that call without end.
 
@@ -67,8 +74,12 @@ def call_until_killed(
         acknowledged: File that gets a line after each call that returned.
         calling: Descriptor that gets a byte from each process when its calls begin.
         prefork: Make the auditor before the processes are forked, as web servers do.
+        settings: Further ones of the auditor.
     """
-    auditor = Auditor(journal=journal, service="doomed") if prefork else None
+    if settings:
+        # So short a life has to have some rotations in it.
+        succession.GRACE_SECONDS = sealer._LOOK_SECONDS = 0.01
+    auditor = Auditor(journal=journal, service="doomed", **settings) if prefork else None
     klaviyo = auditor and auditor.audit(client_of(url))
     acks = os.open(acknowledged, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     children = []
@@ -76,7 +87,8 @@ def call_until_killed(
         pid = os.fork()
         if pid == 0:
             if klaviyo is None:
-                klaviyo = Auditor(journal=journal, service="doomed").audit(client_of(url))
+                auditor = Auditor(journal=journal, service="doomed", **settings)
+                klaviyo = auditor.audit(client_of(url))
             _call_in_threads(klaviyo, f"{tag}x{process}", acks, calling)
             return
         children.append(pid)
@@ -137,6 +149,7 @@ def scripted(
                 durability=durability,
                 on_failure=on_failure,
                 intents="all" if on_failure == "block" else "writes",
+                seal="off",
             )
         except AuditUnavailable:
             steps.say(f"opening {opening} refused")
