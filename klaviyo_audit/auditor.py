@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from klaviyo_audit.entry import Result
     from klaviyo_audit.journal.background import SealerThread
+    from klaviyo_audit.privacy.gate import Gate
+    from klaviyo_audit.privacy.identifiers import Kind
     from klaviyo_audit.settings import Settings
     from klaviyo_audit.sinks.base import Sink
     from klaviyo_audit.sinks.shipping import Shipping, Sinks
@@ -69,6 +71,7 @@ class Auditor:
         sinks: Sequence[str | Sink] | None = None,
         **settings: Any,
     ) -> None:
+        from klaviyo_audit.privacy.assembly import make_gate
         from klaviyo_audit.settings import load
 
         if journal is not None:
@@ -81,11 +84,14 @@ class Auditor:
         fallback = self.settings.user_id is None
         service = self.settings.service or _program_name()
         user = self.settings.user_id or f"{service}/{_system_user()}"
+        gate = make_gate(self.settings)
+        named = user if fallback else gate.identity(user)
         self._writer: JournalWriter | WriteBehind | QueueWriter = JournalWriter(
             self.settings.dir.absolute(),
-            user_id=user,
-            origin=_origin(self.settings),
-            opening=_opening(self.settings),
+            user_id=named,
+            origin=_origin(self.settings, gate),
+            opening=_opening(self.settings, gate),
+            thread_name=gate.name,
             on_loss=self._lost,
             sync=self.settings.durability == "fsync",
             space=Space(
@@ -111,14 +117,15 @@ class Auditor:
                     "and on_failure is 'block'. Make the folder writable, or set KLAVIYO_AUDIT_DIR."
                 )
             if self._sinks is not None and self._sinks.names:
-                self._writer = self._queue(self._sinks.names, user, problem)
+                self._writer = self._queue(self._sinks.names, named, problem, gate)
         self.recorder = Recorder(
             self._writer,
             default_user=user,
             default_is_fallback=fallback,
             intents=self.settings.intents,
             on_failure=self.settings.on_failure,
-            capture=self.settings.capture,
+            gate=gate,
+            on_deletion=self._forget if self.settings.forget_on_deletion else None,
         )
         if problem is not None and not isinstance(self._writer, QueueWriter):
             self.recorder.lost(problem)
@@ -299,15 +306,16 @@ class Auditor:
             return self._sinks.ship(writer.directory, books=partial(QueueBooks, writer))
         return self._sinks.ship(writer.directory)
 
-    def _queue(self, names: Sequence[str], user: str, problem: OSError) -> QueueWriter:
+    def _queue(self, names: Sequence[str], user: str, problem: OSError, gate: Gate) -> QueueWriter:
         """What stands in for a journal that cannot be."""
         settings = self.settings
         return QueueWriter(
             settings.dir.absolute(),
             names,
             user_id=user,
-            origin=_origin(settings),
-            opening=_opening(settings),
+            origin=_origin(settings, gate),
+            opening=_opening(settings, gate),
+            thread_name=gate.name,
             capacity=settings.queue_entries,
             overflow=settings.queue_overflow,
             block=settings.queue_block,
@@ -320,6 +328,20 @@ class Auditor:
         if self._is_closing:
             raise OSError("the program is ending; nothing more is removed")
         self.recorder.about_journal(action, facts)
+
+    def _forget(self, persons: Sequence[tuple[Kind, str]]) -> None:
+        """Destroy the keys of persons whose deletion Klaviyo has accepted, and record that."""
+        from klaviyo_audit.entry import Result
+        from klaviyo_audit.privacy import erasure
+        from klaviyo_audit.privacy.assembly import make_subject_keys
+
+        keys = make_subject_keys(self.settings)
+        assert keys is not None, "make_gate refuses forget_on_deletion without subject_keys"
+        try:
+            done = erasure.forget(keys, persons)
+        finally:
+            keys.close()
+        self.record(erasure.ACTION, result=Result.SUCCESS, metadata=done.facts())
 
     def _low_space(self, level: Level, free: int) -> None:
         if level is not Level.ENOUGH:
@@ -340,12 +362,13 @@ def _decorate(
     return audited_function(function, source, **options)
 
 
-def _origin(settings: Settings) -> dict[str, str | None]:
-    return {
+def _origin(settings: Settings, gate: Gate) -> dict[str, str | None]:
+    facts = {
         "service": settings.service or _program_name(),
         "environment": settings.environment,
         "host": settings.host,
     }
+    return {name: value and gate.setting(value) for name, value in facts.items()}
 
 
 def _sinks(given: Sequence[Sink], settings: Settings) -> Sinks | None:
@@ -367,10 +390,14 @@ def _system_user() -> str:
         return str(os.getuid())
 
 
-def _opening(settings: Settings) -> dict[str, Any]:
+def _opening(settings: Settings, gate: Gate) -> dict[str, Any]:
     from klaviyo_audit.launch import run_id
 
-    facts: dict[str, Any] = {"versions": _versions(), "settings": settings.digest()}
+    facts: dict[str, Any] = {
+        "versions": _versions(),
+        "settings": settings.digest(),
+        "privacy": gate.describe(),
+    }
     run = run_id()
     return facts if run is None else facts | {"run": run[:32]}
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 import wrapt
 
-from klaviyo_audit import privacy
 from klaviyo_audit.context import CURRENT, SUPPRESSED, drive_async_generator, drive_generator
 from klaviyo_audit.entry import Result
 from klaviyo_audit.errors import AccessDenied, ConfigurationError
+from klaviyo_audit.privacy.gate import Gate
 from klaviyo_audit.recorder import CallRecord, Target, describe_error
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from klaviyo_audit.recorder import Recorder
 
 _MAX_RESOURCE = 300
+_DECLARED = Gate()
+"""What the program's own source says, before there is a recorder."""
 
 
 class _Plan:
@@ -44,7 +46,7 @@ class _Plan:
         group, _, operation = name.rpartition(".")
         self.source = source
         self.target = Target(
-            privacy.clean_text(action or f"{module}.{name}", 200),
+            _DECLARED.text(action or f"{module}.{name}", 200),
             {"group": group or module, "operation": operation},
             writes=False,
         )
@@ -61,12 +63,12 @@ class _Plan:
         if self._template is not None:
             try:
                 filled = "".join(self._fill(args, kwargs))
-                call.resource = privacy.clean_text(filled, _MAX_RESOURCE)
+                call.resource = self.source().gate.text(filled, _MAX_RESOURCE)
             except Exception as error:
                 call.resource = f"[not filled: {type(error).__name__}]"
         if self._capture:
             with contextlib.suppress(Exception):
-                call.request = privacy.clean_value(
+                call.request = self.source().gate.value(
                     {name: self._arguments.value(name, args, kwargs) for name in self._capture}
                 )
         if self._metadata is not None:
@@ -197,7 +199,8 @@ class _Running:
             self._plan.source().outcome(self._call, Result.SUCCESS)
             return
         result = Result.DENIED if isinstance(error, AccessDenied) else Result.FAILURE
-        self._plan.source().outcome(self._call, result, describe_error(error, "function"))
+        recorder = self._plan.source()
+        recorder.outcome(self._call, result, describe_error(error, "function", recorder.gate))
 
     def step(self) -> _Step:
         """The scope in which calls become children of this one."""

@@ -211,6 +211,10 @@ class AuditEntry:
     origin: Origin | None = None
     trace: Trace | None = None
     error: Error | None = None
+    subjects: list[str] | None = None
+    """Pseudonyms of the persons that the request names (docs/privacy.md)."""
+    consent: dict[str, Any] | None = None
+    """What the request changes in people's consent."""
     request: Any = None
     """What the privacy rules let through of the arguments."""
     response: Any = None

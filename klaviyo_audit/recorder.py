@@ -11,26 +11,28 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from orjson import dumps
 from uuid_utils import uuid7
 
-from klaviyo_audit import context, privacy
+from klaviyo_audit import context
 from klaviyo_audit.clock import now
 from klaviyo_audit.context import ACTOR
 from klaviyo_audit.entry import SCHEMA_VERSION, Phase, Result
 from klaviyo_audit.errors import AuditUnavailable
 from klaviyo_audit.journal.format import json_text
+from klaviyo_audit.privacy.gate import Gate
+from klaviyo_audit.privacy.policy import Level, Subject
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from types import FrameType
 
     from klaviyo_audit.journal.behind import WriteBehind
     from klaviyo_audit.journal.writer import JournalWriter
+    from klaviyo_audit.privacy.identifiers import Kind
     from klaviyo_audit.sinks.queue import QueueWriter
 
 Intents = Literal["writes", "all", "none"]
 OnFailure = Literal["continue", "block"]
-Capture = Literal["none", "metadata", "request", "request_response"]
-
 _log = logging.getLogger("klaviyo_audit")
+_NONE = Level.NONE
 
 
 class Target:
@@ -41,16 +43,41 @@ class Target:
         call: The members of the entries' ``call``, without ``revision``.
         writes: Whether the call changes data, so that an intent goes before it.
         revision: The API revision asked for unless a request says otherwise.
+        subject: What it is to the rules of a policy.
+        identity: HTTP method and path template of an operation of the SDK.
+        place: Where its requests name persons, as steps into a body.
     """
 
-    __slots__ = ("_call", "_texts", "action", "intent", "outcome", "revision", "writes")
+    __slots__ = (
+        "_call",
+        "_texts",
+        "action",
+        "identity",
+        "intent",
+        "outcome",
+        "place",
+        "revision",
+        "subject",
+        "writes",
+    )
 
     def __init__(
-        self, action: str, call: Mapping[str, Any], *, writes: bool, revision: str | None = None
+        self,
+        action: str,
+        call: Mapping[str, Any],
+        *,
+        writes: bool,
+        revision: str | None = None,
+        subject: Subject | None = None,
+        identity: tuple[str, str] | None = None,
+        place: tuple[str, ...] | None = None,
     ) -> None:
         self.action = action
         self.writes = writes
         self.revision = revision
+        self.subject = Subject((action,)) if subject is None else subject
+        self.identity = identity
+        self.place = place
         self._call = dict(call)
         self._texts: dict[str | None, str] = {}
         named = f'"action":{json_text(action)},"user_id":'
@@ -65,7 +92,7 @@ class Target:
         if text is None:
             call = dict(self._call)
             if revision is not None:
-                call["revision"] = privacy.clean_text(revision, 40)
+                call["revision"] = revision
             text = f',"call":{json_text(call)}'
             if len(self._texts) < 8:  # noqa: PLR2004  (a program may send any revision)
                 self._texts[revision] = text
@@ -95,6 +122,14 @@ class CallRecord:
     response_data: Any = None
     """The SDK's response, for capturing."""
     metadata: Mapping[str, Any] | None = None
+    subjects: list[str] | None = None
+    """Pseudonyms of the persons that the request names."""
+    consent: dict[str, Any] | None = None
+    """The entry's ``consent``."""
+    forgets: list[tuple[Kind, str]] | None = None
+    """Identifiers whose keys go when the call succeeds."""
+    level: Level | None = None
+    """How much of the call is kept, once that was asked."""
     intent_written: bool = False
     frame: FrameType | None = None
     """The frame of the SDK's operation."""
@@ -117,6 +152,8 @@ class _Rendered(NamedTuple):
     """As JSON text."""
     actor: str
     """The member ``actor`` with a comma before it, or nothing."""
+    bare: str
+    """The same without what the caller has added."""
     metadata: dict[str, Any]
 
 
@@ -129,7 +166,8 @@ class Recorder:
         default_is_fallback: True when that is only service name and operating system user.
         intents: Which calls leave an intent.
         on_failure: What happens when the journal cannot take an entry.
-        capture: How much of requests and responses the entries keep.
+        gate: What everything passes on its way into an entry.
+        on_deletion: Destroys the keys of persons whose deletion was asked for.
     """
 
     def __init__(
@@ -140,20 +178,36 @@ class Recorder:
         default_is_fallback: bool,
         intents: Intents = "writes",
         on_failure: OnFailure = "continue",
-        capture: Capture = "metadata",
+        gate: Gate | None = None,
+        on_deletion: Callable[[Sequence[tuple[Kind, str]]], None] | None = None,
     ) -> None:
         self._writer = writer
-        self.captures_request = capture in ("request", "request_response")
-        self.captures_response = capture == "request_response"
+        self.gate = gate = Gate() if gate is None else gate
+        self.on_deletion = on_deletion
+        levels = gate.policy.levels
+        self.notes_requests = not levels.isdisjoint((Level.REQUEST, Level.REQUEST_RESPONSE))
+        """Some calls' requests are kept."""
+        self.notes_responses = Level.REQUEST_RESPONSE in levels
+        """Some calls' responses are kept."""
+        self._may_be_bare = Level.NONE in levels
+        self._default_user = default_user
         self._intents = intents
         self._block = on_failure == "block"
-        self._default = _Rendered(
-            json_text(privacy.clean_identity(default_user)),
-            ',"actor":{"fallback":true}' if default_is_fallback else "",
-            {},
-        )
+        self._user_id = default_user if default_is_fallback else gate.identity(default_user)
+        fallback = ',"actor":{"fallback":true}' if default_is_fallback else ""
+        self._default = _Rendered(json_text(self._user_id), fallback, fallback, {})
         self._unwell = False
         self._warned = False
+
+    def level(self, call: CallRecord) -> Level:
+        """How much of a call is kept."""
+        level = call.level
+        if level is None:
+            target = call.target
+            actor = ACTOR.get()
+            user = self._default_user if actor is None else actor.user_id
+            level = call.level = self.gate.level(target, target.subject, user)
+        return level
 
     def before_request(self, call: CallRecord) -> None:
         """Write the call's intent, if it is to have one. The next thing is the request.
@@ -173,7 +227,7 @@ class Recorder:
         try:
             error = self._write(call, None, None)
         except Exception as unforeseen:
-            self._report(unforeseen)
+            self.defect(unforeseen)
             error = unforeseen
         self._unwell = error is not None
         if error is not None and self._block:
@@ -192,7 +246,7 @@ class Recorder:
             if self._write(call, result, error) is not None:
                 self._unwell = True
         except Exception as unforeseen:
-            self._report(unforeseen)
+            self.defect(unforeseen)
 
     def event(
         self,
@@ -212,21 +266,22 @@ class Recorder:
         actor = ACTOR.get()
         who = self._default if actor is None else self._rendered(actor)
         parent = context.CURRENT.get()
-        action = privacy.clean_text(action, 200)
+        gate = self.gate
+        action = gate.text(action, 200)
         facts = f'"timestamp":"{now()}","phase":"event","action":{json_text(action)}'
         if user_id is None:
             facts += f',"user_id":{who.user_id}'
         else:
-            facts += f',"user_id":{json_text(privacy.clean_identity(user_id))}'
+            facts += f',"user_id":{json_text(gate.identity(user_id))}'
         if resource is not None:
-            facts += f',"resource":{json_text(privacy.clean_text(resource, 300))}'
+            facts += f',"resource":{json_text(gate.text(resource, 300))}'
         if result is not None:
             facts += f',"result":"{Result(result).value}"'
         if parent is not None:
             facts += f',"parent_id":"{parent.id}"'
         if user_id is None:
             facts += who.actor
-        rest = {**who.metadata, **(privacy.clean_value(metadata) if metadata else {})}
+        rest = {**who.metadata, **(gate.value(metadata) if metadata else {})}
         error = self._writer.append_line(
             action, entry_id, facts, f',"metadata":{json_text(rest)}' if rest else ""
         )
@@ -246,7 +301,7 @@ class Recorder:
             "timestamp": now(),
             "phase": Phase.JOURNAL.value,
             "action": action,
-            "user_id": self._default.user_id,
+            "user_id": self._user_id,
             "origin": None,
             "metadata": dict(metadata),
         }
@@ -281,36 +336,52 @@ class Recorder:
             facts += f',"http":{{{call.http}}}'
         if call.key is not None:
             facts += f',"key":{call.key}'
-        facts += who.actor if call.agent is None else _with_agent(who.actor, call.agent)
+        bare = self._may_be_bare and self.level(call) is _NONE
+        told = who.bare if bare else who.actor
+        facts += told if call.agent is None else _with_agent(told, call.agent)
         rest = "" if _opentelemetry() is None else _trace()
         if error is not None:
             rest += f',"error":{json_text(error)}'
+        if not bare:
+            rest += self._kept(call, who)
+        return self._writer.append_line(target.action, call.id, facts, rest, linked=self._block)
+
+    def _kept(self, call: CallRecord, who: _Rendered) -> str:
+        """The members that rules decide about, with a comma before each."""
+        rest = ""
+        if call.subjects:
+            rest = f',"subjects":{json_text(call.subjects)}'
+        if call.consent is not None:
+            rest += f',"consent":{json_text(call.consent)}'
         if call.request is not None:
             rest += f',"request":{json_text(call.request)}'
         if call.response is not None:
             rest += f',"response":{json_text(call.response)}'
         metadata = who.metadata
         if call.metadata:
-            metadata = {**metadata, **privacy.clean_value(call.metadata)}
+            metadata = {**metadata, **self.gate.value(call.metadata)}
         if metadata:
             rest += f',"metadata":{json_text(metadata)}'
-        return self._writer.append_line(target.action, call.id, facts, rest, linked=self._block)
+        return rest
 
     def _rendered(self, actor: context.ActorContext) -> _Rendered:
         if actor.rendered is not None and actor.rendered[0] is self:
             rendered: _Rendered = actor.rendered[1]
             return rendered
+        gate = self.gate
         facts: dict[str, str] = {}
         if actor.on_behalf_of is not None:
-            facts["on_behalf_of"] = privacy.clean_identity(str(actor.on_behalf_of))
+            facts["on_behalf_of"] = gate.identity(str(actor.on_behalf_of))
+        bare = f',"actor":{json_text(facts)}' if facts else ""
         if actor.reason is not None:
-            facts["reason"] = privacy.clean_text(str(actor.reason))
+            facts["reason"] = gate.text(str(actor.reason))
         if actor.ip is not None:
-            facts["ip"] = privacy.clean_text(str(actor.ip), 64)
+            facts["ip"] = gate.text(str(actor.ip), 64)
         rendered = _Rendered(
-            json_text(privacy.clean_identity(actor.user_id)),
+            json_text(gate.identity(actor.user_id)),
             f',"actor":{json_text(facts)}' if facts else "",
-            privacy.clean_value(actor.metadata) if actor.metadata else {},
+            bare,
+            gate.value(actor.metadata) if actor.metadata else {},
         )
         actor.rendered = (self, rendered)
         return rendered
@@ -352,18 +423,22 @@ class Recorder:
         else:
             _say(f"{amount}; low_space_warn and low_space_stop say when that is told.")
 
-    def _report(self, error: Exception) -> None:
-        """An error of our own making: it must not reach the audited program, nor hide."""
+    def defect(self, error: Exception) -> None:
+        """Tell of an error of our own making: it must not reach the audited program, nor hide."""
         _say(
             f"an entry could not be made ({type(error).__name__}): this is a defect of "
             "klaviyo-audit, please report it."
         )
 
 
-def describe_error(error: BaseException, stage: str) -> dict[str, str]:
+def describe_error(error: BaseException, stage: str, gate: Gate) -> dict[str, str]:
     """The entry's ``error``: the exception's type, never its text."""
     kind = type(error)
-    return {"type": kind.__name__[:100], "module": str(kind.__module__)[:200], "stage": stage}
+    return {
+        "type": gate.name(kind.__name__),
+        "module": gate.name(str(kind.__module__)),
+        "stage": stage,
+    }
 
 
 def _with_agent(actor: str, agent: str) -> str:

@@ -34,6 +34,7 @@ from klaviyo_audit.settings_kafka import KafkaSinkSettings
 from klaviyo_audit.settings_keys import KeySettings
 from klaviyo_audit.settings_klaviyo import KlaviyoSinkSettings
 from klaviyo_audit.settings_messages import refusal
+from klaviyo_audit.settings_privacy import PrivacySettings
 from klaviyo_audit.settings_shipping import ShippingSettings
 from klaviyo_audit.settings_sources import (
     ENV_PREFIX,
@@ -124,15 +125,6 @@ class _JournalSettings(BaseModel):
         None, description="Name of the program; not set: the file name it was started as."
     )
     host: Text = Field(default_factory=_host_name, description="Name of the machine in each entry.")
-    capture: Literal["none", "metadata", "request", "request_response"] = Field(
-        "metadata",
-        description="How much of a call is kept, after redaction: `none` its bare facts, "
-        "`metadata` also what the caller adds, `request` also its arguments, `request_response` "
-        "also the response.",
-    )
-    pseudonym_key: Secret = Field(
-        None, description="Key of the HMAC that turns personal data into pseudonyms."
-    )
     signing_key: Secret = Field(None, description="Private Ed25519 key that signs the checkpoints.")
     public_key: Text = Field(
         None, description="Verifier key that checkpoints must be signed with; pins the signer."
@@ -181,6 +173,7 @@ class _JournalSettings(BaseModel):
 
 
 class Settings(
+    PrivacySettings,
     KeySettings,
     KafkaSinkSettings,
     KlaviyoSinkSettings,
@@ -329,6 +322,8 @@ def _default_words(spec: FieldInfo) -> str:
         return "not set"
     if isinstance(default, ByteSize):
         return f"`{size_text(default)}`"
+    if isinstance(default, bool):
+        return f"`{str(default).lower()}`"
     if isinstance(default, float):
         return f"`{duration_text(default)}`"
     return f"`{default}`"

@@ -36,6 +36,9 @@ OTHER_VARIABLES: Mapping[str, str] = MappingProxyType(
 )
 """Variables with the prefix that are no settings, so that they are no errors either."""
 
+PATHS = frozenset({"dir", "policy", "pseudonym_key_file"})
+"""Settings that are paths: in a file a relative one starts at the file's folder."""
+
 _SECTION = "klaviyo_audit"
 
 
@@ -96,7 +99,7 @@ def _located(path: Path, table: dict[str, Any]) -> Iterator[tuple[str, Given]]:
     prefix = f"tool.{_SECTION}." if path.name == PROJECT_FILE_NAME else ""
     for name, value in table.items():
         source = f"{printable(str(path))}, key {prefix}{printable(name)}"
-        if name == "dir" and isinstance(value, str) and value and not value.startswith("~"):
+        if name in PATHS and isinstance(value, str) and value and not value.startswith("~"):
             # The trail must not move with the folder the program happens to be started in.
             yield name, Given(str(path.parent / value), source)
         else:

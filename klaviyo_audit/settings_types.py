@@ -117,6 +117,16 @@ _size_words = "bytes, or a number with a unit: KB, MB, GB, TB, KiB, MiB, GiB or 
 _finite = Field(gt=0, allow_inf_nan=False)
 
 Folder = Annotated[Path, BeforeValidator(_folder), Words("a path; `~` is the home folder")]
+FileOrNone = Annotated[
+    Annotated[Path, BeforeValidator(_folder)] | None,
+    Words("a path; `~` is the home folder"),
+]
+Flag = Annotated[bool, Words("`true` or `false`")]
+Region = Annotated[
+    Annotated[str, StringConstraints(strip_whitespace=True, to_upper=True, pattern=r"^[A-Z]{2}$")]
+    | None,
+    Words("two letters of ISO 3166-1, for example `DE`"),
+]
 Sinks = Annotated[
     tuple[str, ...],
     BeforeValidator(_sink_names),

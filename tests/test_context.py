@@ -65,7 +65,7 @@ def test_secrets_and_persons_in_what_is_said_are_masked(klaviyo, trail):
     assert entry["actor"]["reason"] == "[email] asked, key [secret], [phone]"
     assert entry["metadata"]["note"] == {
         "api_key": "[secret]",
-        "deep": ["[email]", {"x": "[secret]"}],
+        "deep": ["[email]", {"x": "Bearer [secret]"}],
     }
 
 

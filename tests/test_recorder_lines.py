@@ -12,6 +12,7 @@ from klaviyo_audit import Result, acting_as, clock
 from klaviyo_audit.journal.format import checksum_holds, encode
 from klaviyo_audit.journal.writer import JournalWriter
 from klaviyo_audit.klaviyo import tap
+from klaviyo_audit.privacy import Gate
 from klaviyo_audit.recorder import CallRecord, Recorder, Target
 
 TEXT = st.text(st.characters(exclude_categories=[]), max_size=40)  # lone surrogates too
@@ -76,7 +77,7 @@ def test_a_line_is_what_the_general_encoding_gives(
     call.resource, call.revision, call.request = resource, revision, request
     call.metadata = metadata
     call.status, call.attempts, call.requests = status, 1, 2
-    call.http = tap.http_text(call) + tap._header_facts(call, headers)
+    call.http = tap.http_text(call) + tap._header_facts(call, headers, Gate())
     with acting_as(user or "dana", reason=reason):
         if result is None:
             recorder.before_request(call)
@@ -102,7 +103,7 @@ def test_a_line_is_what_the_general_encoding_gives(
 @pytest.mark.parametrize("value", ["²", "٣", "9" * 30, "-1", "007", "1e3", ""])
 def test_rate_limits_that_are_no_plain_numbers_stay_json(value):
     headers = dict.fromkeys(("ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"), value)
-    limits = orjson.loads(f"{{{tap._rate_limit(headers)}}}")
+    limits = orjson.loads(f"{{{tap._rate_limit(headers, Gate())}}}")
     assert all(type(limit) is int and 0 <= limit < 2**53 for limit in limits.values())
 
 

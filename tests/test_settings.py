@@ -28,11 +28,12 @@ from klaviyo_audit.settings import (
     load,
     reference_table,
 )
+from klaviyo_audit.settings_sources import PATHS
 from klaviyo_audit.sinks.filters import Filter
 
 PAGE = Path(__file__).parent.parent / "docs" / "settings.md"
 NAMES = tuple(Settings.model_fields)
-SECRETS = ("pseudonym_key", "signing_key")
+SECRETS = ("pseudonym_key", "subject_master_key", "signing_key")
 
 FILE, ENV, CODE = 0, 1, 2
 # Three values of each setting: as a TOML value, as the text of a variable, as code gives it.
@@ -48,6 +49,14 @@ SAMPLES = {
     "host": ('"web-1"', "web-2", "web-3"),
     "capture": ('"none"', "request", "request_response"),
     "pseudonym_key": ('"file file file file"', "env env env env env", "code code code code"),
+    "policy": ('"/a"', "/b", "/c"),
+    "pseudonym_key_file": ('"/a"', "/b", "/c"),
+    "pseudonym_key_command": ('"a b"', "c d", "e f"),
+    "phone_region": ('"DE"', "FR", "GB"),
+    "subject_keys": ('"on"', "off", "on"),
+    "subject_master_key": ('"file file file file"', "env env env env env", "code code code code"),
+    "forget_on_deletion": ("true", "false", True),
+    "actor_ids": ('"pseudonym"', "keep", "pseudonym"),
     "signing_key": ('"file file file file"', "env env env env env", "code code code code"),
     "public_key": ('"log+1234abcd+AAAA"', "log+2", "log+3"),
     "origin": ('"example.com/file"', "example.com/env", "example.com/code"),
@@ -89,6 +98,9 @@ SAMPLES = {
 }
 READ_AS = {
     "dir": (Path("/a"), Path("/b")),
+    "policy": (Path("/a"), Path("/b")),
+    "pseudonym_key_file": (Path("/a"), Path("/b")),
+    "forget_on_deletion": (True, False),
     "sinks": (("a",), ("b", "c")),
     "seal_interval": (2.0, 3.0),
     "seal_lines": (2, 3),
@@ -158,7 +170,7 @@ def test_code_wins_over_environment_over_file_over_default(name, folder, monkeyp
     assert plain(getattr(load(), name)) == env_value != file_value
     assert load().sources[name] == f"environment variable {variable}"
 
-    given_by_code = Path(in_code) if name == "dir" else in_code
+    given_by_code = Path(in_code) if name in PATHS else in_code
     assert plain(getattr(load(**{name: in_code}), name)) == given_by_code != env_value
     assert load(**{name: in_code}).sources[name] == "code"
     assert set(load().sources) == set(NAMES)
@@ -781,7 +793,8 @@ def test_row_of_the_page_is_true(name, monkeypatch):
         assert (default, getattr(before, name) or None) == ("not set", None)
     if ":" not in allowed and re.fullmatch(r"(`[a-z_]+`(, | or )?)+", allowed):
         for choice in re.findall(r"`([a-z_]+)`", allowed):
-            assert getattr(load(**{name: choice}), name) == choice
+            read = getattr(load(**{name: choice}), name)
+            assert (str(read).lower() if isinstance(read, bool) else read) == choice
     monkeypatch.setenv(variable.strip("`"), "\x01")
     assert refusal().endswith(f"allowed: {allowed.replace('`', '')}") or name == "sinks"
 

@@ -9,8 +9,12 @@ import click
 from klaviyo_audit._version import __version__
 from klaviyo_audit.cli import (
     api_keys,
+    config,
+    consent,
+    forget,
     keygen,
     prove,
+    query,
     resolve,
     run,
     scan,
@@ -19,6 +23,7 @@ from klaviyo_audit.cli import (
     seal,
     ship,
     status,
+    subject,
     tail,
     verify,
     verify_proof,
@@ -50,3 +55,8 @@ main.add_command(ship.ship)
 main.add_command(status.status)
 main.add_command(api_keys.keys)
 main.add_command(scopes.scopes)
+main.add_command(query.query)
+main.add_command(subject.subject)
+main.add_command(consent.consent)
+main.add_command(forget.forget)
+main.add_command(config.config)

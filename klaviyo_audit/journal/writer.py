@@ -96,6 +96,7 @@ class JournalWriter:
         on_loss: Called (under no lock) with the error whenever an entry was lost.
         sync: Make each line durable (survive power loss) before `append` returns.
         space: Watches the disk; None to write until it is full.
+        thread_name: What the name of a thread becomes in the entries' ``origin``.
         on_low_space: Called (under the lock) with the level and the free bytes when it changes.
     """
 
@@ -110,6 +111,7 @@ class JournalWriter:
         sync: bool = False,
         space: Space | None = None,
         on_low_space: Callable[[Level, int], None] | None = None,
+        thread_name: Callable[[str], str] = str,
     ) -> None:
         self.directory = directory
         self.path = directory / folder.JOURNAL_NAME
@@ -120,6 +122,7 @@ class JournalWriter:
         self._syncs = sync
         self._space = space or Space(directory)
         self._on_low_space = on_low_space
+        self._thread_name = thread_name
         self._previous: str | None = None
         self._start()
         _writers.add(self)
@@ -555,7 +558,7 @@ class JournalWriter:
         return known
 
     def _origin_facts(self, identity: _Identity) -> dict[str, Any]:
-        thread = threading.current_thread().name[:100]
+        thread = self._thread_name(threading.current_thread().name[:100])
         return {**self._origin, "pid": identity.pid, "thread": thread}
 
     def _adopt(self) -> None:

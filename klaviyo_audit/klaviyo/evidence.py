@@ -8,6 +8,7 @@ import orjson
 
 from klaviyo_audit import clock
 from klaviyo_audit.klaviyo import catalog
+from klaviyo_audit.privacy.pseudonyms import PATTERN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +25,9 @@ def has_reader(intent: Mapping[str, Any]) -> bool:
     resource = intent.get("resource") or ""
     if call.get("method") not in ("DELETE", "PATCH", "PUT") or not path.endswith("}"):
         return False
-    return "[masked" not in resource and catalog.by_template("GET", path) is not None
+    if "[masked" in resource or PATTERN.search(resource):
+        return False
+    return catalog.by_template("GET", path) is not None
 
 
 def look(api_client: Any, intent: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from klaviyo_audit import privacy
 from klaviyo_audit.entry import Result
 from klaviyo_audit.errors import AccessDenied
 from klaviyo_audit.journal.format import json_text
-from klaviyo_audit.klaviyo import capture
+from klaviyo_audit.klaviyo import noting
 from klaviyo_audit.recorder import describe_error
 
 if TYPE_CHECKING:
+    from klaviyo_audit.privacy.gate import Gate
     from klaviyo_audit.recorder import CallRecord, Recorder
 
 _MAX_ERROR_BODY = 262_144
@@ -35,15 +35,17 @@ def settle(recorder: Recorder, call: CallRecord, error: BaseException | None) ->
     status = call.status
     if call.http is None:
         call.http = http_text(call)
-    if recorder.captures_response and call.response_data is not None:
-        call.response = capture.response_shape(getattr(call.response_data, "data", None))
+    if recorder.notes_responses and call.response_data is not None:
+        noting.note_response(recorder, call)
     if error is None:
         recorder.outcome(call, _SUCCESS if status is None or status in _OK else _FAILURE)
-        return
-    call.http += _klaviyo_errors(error)
-    recorder.outcome(
-        call, _result(call, status, error), describe_error(error, _stage(call, status))
-    )
+    else:
+        gate = recorder.gate
+        call.http += _klaviyo_errors(error, gate)
+        described = describe_error(error, _stage(call, status), gate)
+        recorder.outcome(call, _result(call, status, error), described)
+    if call.forgets is not None and status in _OK:
+        noting.forget(recorder, call.forgets)
 
 
 def _result(call: CallRecord, status: int | None, error: BaseException) -> Result:
@@ -74,17 +76,15 @@ def http_text(call: CallRecord) -> str:
     return text if call.requests is None else f'{text},"requests":{call.requests}'
 
 
-def _klaviyo_errors(error: BaseException) -> str:
+def _klaviyo_errors(error: BaseException, gate: Gate) -> str:
     """``errors[].id`` and ``errors[].code``; titles and details quote what was sent."""
     body = getattr(error, "body", None)
     if not isinstance(body, str | bytes) or not 0 < len(body) <= _MAX_ERROR_BODY:
         return ""
     try:
         errors = orjson.loads(body)["errors"]
-        ids = [privacy.clean_path(str(one["id"])) for one in errors[:_MAX_ERRORS] if "id" in one]
-        codes = [
-            privacy.clean_path(str(one["code"])) for one in errors[:_MAX_ERRORS] if "code" in one
-        ]
+        ids = [gate.path(str(one["id"])) for one in errors[:_MAX_ERRORS] if "id" in one]
+        codes = [gate.path(str(one["code"])) for one in errors[:_MAX_ERRORS] if "code" in one]
     except (ValueError, TypeError, KeyError, AttributeError):
         return ""
     text = f',"error_ids":{json_text(ids)}' if ids else ""

@@ -6,23 +6,21 @@ import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from klaviyo_audit import privacy
 from klaviyo_audit.journal.format import json_text
-from klaviyo_audit.klaviyo import capture
+from klaviyo_audit.klaviyo import noting
 from klaviyo_audit.klaviyo.keys import key_of
 from klaviyo_audit.klaviyo.outcome import http_text, requests_in_failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from klaviyo_audit.privacy.gate import Gate
     from klaviyo_audit.recorder import CallRecord, Recorder
 
 _SDK_AGENT = "klaviyo-api-python/"
 """What the SDK says it is, unless the program has set ``ApiClient.user_agent``."""
 
 _INTEGER = re.compile(r"\s*(\d{1,9})")
-# An id; but what starts like a key or a JSON Web Token goes through the gate.
-_TOKEN = re.compile(r"[A-Za-z0-9.:-]{1,100}\Z")
 
 
 def watch_attempt(
@@ -49,10 +47,11 @@ def watch_attempt(
     """
     if not call.attempts:
         headers = args[2] if len(args) > 2 else kwargs.get("header_params")  # noqa: PLR2004
-        _describe_request(call, str(url), headers)
-        if recorder.captures_request:
+        text = str(url)
+        _describe_request(call, text, headers, recorder.gate)
+        if recorder.notes_requests or call.target.place is not None or "filter=" in text:
             body = args[3] if len(args) > 3 else kwargs.get("body")  # noqa: PLR2004
-            call.request = capture.request_shape(str(url), body)
+            noting.note_request(recorder, call, text, body)
         recorder.before_request(call)
     call.attempts += 1
     call.status = call.http = None
@@ -65,53 +64,65 @@ def watch_attempt(
         call.requests = None if sent is None or call.requests is None else call.requests + sent
         raise
     call.transport_url = None
-    _note_response(call, response)
+    _note_response(call, response, recorder.gate)
     return response
 
 
-def _describe_request(call: CallRecord, url: str, headers: Mapping[str, Any] | None) -> None:
-    path = privacy.url_path(url)
+def _describe_request(
+    call: CallRecord, url: str, headers: Mapping[str, Any] | None, gate: Gate
+) -> None:
+    path = url_path(url)
     if "/." in path:
         # urllib3 resolves these before it sends: get_lists_for_profile("..") asks /api/lists.
         from urllib3.util import parse_url
 
         path = urlsplit(parse_url(url).url).path
-    call.resource = privacy.clean_path(path)
+    call.resource = gate.path(path)
     call.key = key_of(headers, url)
     if headers:
         revision = headers.get("revision")
-        if revision is not None:
-            call.revision = str(revision)
+        if revision is not None and revision != call.revision:
+            call.revision = gate.text(str(revision), 40)
         agent = headers.get("User-Agent")
         if agent is not None and not agent.startswith(_SDK_AGENT):
-            call.agent = privacy.clean_text(agent, 200)
+            call.agent = gate.text(agent, 200)
 
 
-def _note_response(call: CallRecord, response: Any) -> None:
+def url_path(url: str) -> str:
+    """The path of a URL: no host, no user, no query, no fragment."""
+    scheme = url.find("://")
+    start = url.find("/", scheme + 3)
+    if scheme <= 0 or start < 0 or "#" in url:
+        return urlsplit(url).path
+    end = url.find("?", start)
+    return url[start:] if end < 0 else url[start:end]
+
+
+def _note_response(call: CallRecord, response: Any, gate: Gate) -> None:
     try:
         call.status = response.status
         raw = response.response
         retries = raw.retries
         if call.requests is not None:
             call.requests += 1 + (len(retries.history) if retries is not None else 0)
-        call.http = http_text(call) + _header_facts(call, raw.headers)
+        call.http = http_text(call) + _header_facts(call, raw.headers, gate)
         call.response_data = response
     except Exception:
         # A transport of the user's own may answer with another type; the status is what counts.
         call.requests = None
 
 
-def _header_facts(call: CallRecord, headers: Mapping[str, str]) -> str:
+def _header_facts(call: CallRecord, headers: Mapping[str, str], gate: Gate) -> str:
     """Members of the entry's ``http`` that response headers tell, with a comma before each."""
     text = ""
     found = _plain(headers)
     request_id = found.get("x-klaviyo-req-id") or found.get("cf-ray")
     if request_id is not None:
-        text = f',"request_id":{_token(request_id)}'
+        text = f',"request_id":{json_text(gate.token(request_id))}'
     revision = found.get("x-klaviyo-api-revision")
     if revision is not None and revision != call.revision:
-        text += f',"revision":{_token(revision)}'
-    limits = _rate_limit(found)
+        text += f',"revision":{json_text(gate.token(revision))}'
+    limits = _rate_limit(found, gate)
     return f'{text},"rate_limit":{{{limits}}}' if limits else text
 
 
@@ -140,14 +151,7 @@ def _plain(headers: Mapping[str, str]) -> dict[str, str]:
     return {name: headers[name] for name in _WANTED if name in headers}
 
 
-def _token(value: str) -> str:
-    """An id from a header, as JSON text."""
-    if "eyJ" not in value and _TOKEN.match(value) and not privacy.CREDENTIALS.found_in(value):
-        return f'"{value}"'
-    return json_text(privacy.clean_text(value, 100))
-
-
-def _rate_limit(headers: Mapping[str, str]) -> str:
+def _rate_limit(headers: Mapping[str, str], gate: Gate) -> str:
     """The members of the entry's ``rate_limit``."""
     text = ""
     if "ratelimit-limit" in headers:
@@ -167,7 +171,7 @@ def _rate_limit(headers: Mapping[str, str]) -> str:
     if retry_after is None:
         return text
     text = f"{text}," if text else ""
-    return f'{text}"retry_after":{json_text(privacy.clean_text(retry_after, 60))}'
+    return f'{text}"retry_after":{json_text(gate.text(retry_after, 60))}'
 
 
 def _lenient_rate_limit(headers: Mapping[str, str]) -> str:

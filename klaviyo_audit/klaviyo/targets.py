@@ -7,6 +7,8 @@ from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from klaviyo_audit.klaviyo import catalog
+from klaviyo_audit.klaviyo.subjects import PLACES
+from klaviyo_audit.privacy.policy import Subject
 from klaviyo_audit.recorder import Target
 
 if TYPE_CHECKING:
@@ -49,6 +51,19 @@ def _target(operation: catalog.Operation, variant: Variant | None, called_as: st
         call,
         writes=operation.writes,
         revision=_revision(),
+        subject=subject_of(operation),
+        identity=(operation.method, operation.path),
+        place=PLACES.get((operation.method, operation.path)),
+    )
+
+
+def subject_of(operation: catalog.Operation) -> Subject:
+    """An operation as the rules of a policy see it."""
+    short = f"{operation.group.lower()}.{operation.name}"
+    return Subject(
+        (short, f"klaviyo.{short}", f"{operation.method} {operation.path}"),
+        frozenset(operation.scopes),
+        operation.risk.value,
     )
 
 

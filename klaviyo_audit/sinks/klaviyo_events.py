@@ -73,7 +73,7 @@ _ORIGIN: Final = {"service": "service", "environment": "environment"}
 _TRACE: Final = {"trace_id": "trace_id", "span_id": "span_id"}
 _ERROR: Final = {"type": "error_type", "module": "error_module", "stage": "error_stage"}
 _GAP: Final = ("count", "torn", "from", "to")
-_FREE: Final = ("request", "response")
+_FREE: Final = ("request", "response", "subjects", "consent")
 _FREE_OF_ACTOR: Final = ("reason", "on_behalf_of", "ip")
 
 

@@ -70,6 +70,7 @@ class QueueWriter:
         block: Seconds it waits for room with ``block``.
         on_loss: Called with the error whenever an entry was lost.
         problem: Why there is no journal; it is told once.
+        thread_name: What the name of a thread becomes in the entries' ``origin``.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class QueueWriter:
         block: float,
         on_loss: Callable[[Exception], None],
         problem: OSError,
+        thread_name: Callable[[str], str] = str,
     ) -> None:
         self.directory = directory
         self.path = directory / JOURNAL_NAME
@@ -96,6 +98,7 @@ class QueueWriter:
         self._overflow = overflow
         self._block = block
         self._on_loss = on_loss
+        self._thread_name = thread_name
         self._start()
         _log.warning(
             "the audit journal in %s cannot be opened (%s). At most %d entries wait in memory for "
@@ -190,7 +193,7 @@ class QueueWriter:
         return f',"origin":{json_text(self._origin_facts())}'
 
     def _origin_facts(self) -> dict[str, Any]:
-        thread = threading.current_thread().name[:100]
+        thread = self._thread_name(threading.current_thread().name[:100])
         return {**self._origin, "pid": self.pid, "thread": thread}
 
     def close(self) -> None:

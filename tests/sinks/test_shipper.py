@@ -105,7 +105,7 @@ def test_a_wrong_key_stops_the_sink_once_and_everything_is_kept(write, shipper, 
 
 def test_batches_are_bounded_by_count_and_bytes(write, ship, trail):
     write(*(f"e{n}" for n in range(20)))
-    longest = max(len(json.dumps(line)) for line in trail.lines())
+    longest = max(len(json.dumps(line)) for line in trail.of("event"))
     by_count, by_bytes = Recorded("by-count"), Recorded("by-bytes")
     by_bytes.max_batch_bytes = 3 * longest
     ship(by_count, pace={"batch_entries": 7})

@@ -1,0 +1,120 @@
+"""Noting of a request and its response what rules let an entry keep."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from klaviyo_audit.klaviyo import capture
+from klaviyo_audit.klaviyo.consent import consent_of
+from klaviyo_audit.klaviyo.kept import Kept, kept_for
+from klaviyo_audit.klaviyo.subjects import (
+    DELETION,
+    MAX_SUBJECTS,
+    attributes,
+    identifiers,
+    in_filter,
+)
+from klaviyo_audit.privacy.identifiers import normalise
+from klaviyo_audit.privacy.policy import Level
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from klaviyo_audit.privacy.gate import Gate
+    from klaviyo_audit.privacy.identifiers import Kind
+    from klaviyo_audit.recorder import CallRecord, Recorder
+
+_NONE: Final = Level.NONE
+_METADATA: Final = Level.METADATA
+
+
+def note_request(recorder: Recorder, call: CallRecord, url: str, body: Any) -> None:
+    """Note whom a request is about, what it changes in consent, and what is kept of it.
+
+    Never raises: a body that is built otherwise is the program's affair.
+
+    Args:
+        recorder: Knows the rules.
+        call: Takes what is noted.
+        url: The URL as it is sent.
+        body: The body as JSON types, or None. It is read, never changed.
+    """
+    try:
+        level = recorder.level(call)
+        target, gate = call.target, recorder.gate
+        if target.identity == DELETION and recorder.on_deletion is not None:
+            # Whoever is to be forgotten is not named: the time of the call alone would tell.
+            call.forgets = _to_forget(target.place, body, gate)
+        elif level is not _NONE and gate.pseudonyms is not None:
+            call.subjects = subjects_of(target.place, url, body, gate)
+        if level is _NONE:
+            return
+        if target.place is not None and target.identity is not None:
+            call.consent = consent_of(target.identity, body, gate)
+        if level is not _METADATA:
+            call.request = capture.request_shape(url, body, _allowed(call), gate)
+    except Exception as unforeseen:
+        recorder.defect(unforeseen)
+
+
+def note_response(recorder: Recorder, call: CallRecord) -> None:
+    """Note what is kept of a response. Never raises."""
+    try:
+        if recorder.level(call) is Level.REQUEST_RESPONSE:
+            data = getattr(call.response_data, "data", None)
+            call.response = capture.response_shape(data, _allowed(call), recorder.gate)
+    except Exception as unforeseen:
+        recorder.defect(unforeseen)
+
+
+def forget(recorder: Recorder, persons: Sequence[tuple[Kind, str]]) -> None:
+    """Destroy the keys of persons whose deletion Klaviyo has accepted. Never raises."""
+    if recorder.on_deletion is None:
+        return
+    try:
+        recorder.on_deletion(persons)
+    except Exception as error:
+        recorder.trouble(
+            "the keys of a person whose deletion was asked for could not be destroyed",
+            error,
+            "klaviyo-audit forget",
+        )
+
+
+def subjects_of(place: tuple[str, ...] | None, url: str, body: Any, gate: Gate) -> list[str]:
+    """The entry's ``subjects``: pseudonyms of the persons that a request names, each once.
+
+    At most 1,000; a mark after them says how many more there were.
+    """
+    named: dict[str, None] = {}
+    if place is not None and body is not None:
+        for found in attributes(place, body):
+            for kind, value in identifiers(found):
+                name = gate.pseudonym(kind, value)
+                if name is not None:
+                    named[name] = None
+    if "filter=" in url:
+        for kind, value in in_filter(url):
+            name = gate.pseudonym(kind, value)
+            if name is not None:
+                named[name] = None
+    names = list(named)
+    if len(names) > MAX_SUBJECTS:
+        return [*names[:MAX_SUBJECTS], f"[cut: {len(names)} subjects]"]
+    return names
+
+
+def _to_forget(place: tuple[str, ...] | None, body: Any, gate: Gate) -> list[tuple[Kind, str]]:
+    region = None if gate.pseudonyms is None else gate.pseudonyms.region
+    persons: list[tuple[Kind, str]] = []
+    for found in attributes(place or (), body):
+        for kind, value in identifiers(found):
+            normal = normalise(kind, value, region)
+            if normal is not None:
+                persons.append((kind, normal))
+    return persons
+
+
+def _allowed(call: CallRecord) -> Kept:
+    method, path = call.target.identity or ("", "")
+    return kept_for(method, path)

@@ -1,0 +1,243 @@
+"""Finding e-mail addresses and phone numbers in text of any kind, in linear time.
+
+Nothing here backtracks over more than a bounded stretch: addresses are found from their ``@``
+outwards, phone numbers in possessive runs, and after `MAX_FINDINGS` the rest of a text is one
+finding. A quadratic pattern would let whoever fills in a form stop the program.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import unicodedata
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote
+
+from klaviyo_audit.privacy import identifiers
+from klaviyo_audit.privacy.identifiers import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MAX_CANDIDATES: Final = 500
+"""At signs, and runs of digits, that are looked at in one text; what follows is masked unread."""
+_REACH: Final = 640
+"""Characters on each side of an at sign that are looked at (an address has 320, encoded more)."""
+_DECODINGS: Final = 3
+"""How often a value may be percent-encoded."""
+
+# All alternatives begin with a literal: then the search runs over other text at 3 ns a character
+# instead of 300. The at sign as such, small and full-width, and as URLs, quoted-printable, JSON and
+# HTML write it.
+_AT: Final = re.compile(
+    r"@|\ufe6b|\uff20"
+    r"|%(?:25){0,3}(?:40|[Ee][Ff]%(?:25){0,3}[Bb][CcDd9]%(?:25){0,3}[AaBb][0Aa])|=40"
+    r"|\\\\{0,7}+(?:u0040|U00000040|x40|u[Ff]{2}20|100)|&(?:#0{0,5}64|#[xX]0{0,5}40|commat);?"
+)
+# Where an address ends on its left and right, whatever way the text around it is written.
+_DELIMITERS: Final = '"<>()[],;:{}|` \t\r\n\f\v\0\u00a0\u2028\u2029\u3000'
+_RIGHT: Final = re.compile(r"[^\s\"<>()\[\],;:{}|`\0]{0,640}+")
+_SPACE: Final = re.compile(r"\s")
+_ESCAPE: Final = re.compile(r"\\{1,8}(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|([nrtbf/\"'\\]))")
+_LOCAL_PART: Final = r"[^\s@\"<>()\[\],;:{}|`\\=&?/#\x00-\x1f]"
+_ADDRESS: Final = re.compile(
+    rf"(?:\"[^\"\r\n@]{{1,62}}+\"|(?<!{_LOCAL_PART}){_LOCAL_PART}{{1,64}}+)"
+    r"@[\w-]{1,63}+(?:\.[\w-]{1,63}+){0,10}+(?![\w%@-]|\.\w)"
+)
+_AROUND: Final = "'.!?*_~-\\"
+_QUOTED_LOCAL: Final = 66
+
+_BETWEEN: Final = r" \u00a0().\-/\u2010-\u2015"
+_ENCODED_BETWEEN: Final = rf"(?:[{_BETWEEN}]|%(?:20|2[89DdEe]|2[Ff])|\+(?=[\d(]))"
+_INTERNATIONAL: Final = re.compile(
+    r"(?:\+|\uff0b|%(?:25){0,3}2[Bb]|&#43;|\\\\{0,7}+u002[Bb])"
+    rf"{_ENCODED_BETWEEN}{{0,2}}+\d(?:{_ENCODED_BETWEEN}{{0,4}}+\d){{6,18}}+"
+)
+# A run of digits with what people write between them, from its first character on.
+_RUN: Final = re.compile(rf"[\d{_BETWEEN}](?<![\d{_BETWEEN}].)[\d{_BETWEEN}]{{8,}}+", re.DOTALL)
+_EDGES: Final = " \u00a0).-/\u2010\u2011\u2012\u2013\u2014\u2015"
+_LONGEST_RUN: Final = 80
+_NUMBER_DIGITS: Final = 9
+"""Digits that a national spelling has at least; shorter ones are too like everything else."""
+# Dates, and addresses of hosts.
+_DATE_OR_HOST: Final = re.compile(
+    r"(?<!\d)(?:(?:19|20)\d\d([-/.])(?:0\d|1[0-2])\1[0-3]\d(?: [0-2]\d(?!\d))?"
+    r"|[0-3]?\d([./])[01]?\d\2(?:19|20)\d\d|\d{1,3}(?:\.\d{1,3}){3})(?!\d)"
+)
+_PLAIN: Final = re.compile(r"[1-9]\d*(?:\.\d+)?\Z")
+_TELLING: Final = re.compile(
+    r"(?i)(?:phone|mobile|cell|\btel|telefon|\bsms|whatsapp|\bfax|\bcall|handy|number)\W{0,4}"
+    r"(?:(?:is|no|nr|to|at|on|under|number)\W{0,4})?\Z"
+)
+_TELLING_REACH: Final = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A stretch of a text that identifies somebody, or may."""
+
+    start: int
+    end: int
+    kind: Kind | None
+    """None: the rest of a text that has too many findings."""
+    values: tuple[str, ...] = ()
+    """The identifiers in their one spelling; none where the spelling cannot be told."""
+
+
+def find(text: str, region: str | None = None) -> Iterator[Finding]:
+    """The e-mail addresses and phone numbers of a text, in order, without overlaps.
+
+    Args:
+        text: Any text: prose, URLs, filters, JSON in JSON.
+        region: As for `identifiers.normalise`.
+    """
+    end = 0
+    for found in _merged(_emails(text), _phones(text, region)):
+        if found.end > end:
+            yield found
+            end = found.end
+        if found.kind is None:
+            return
+
+
+def _merged(emails: Iterator[Finding], phones: Iterator[Finding]) -> Iterator[Finding]:
+    """Both in order of place; what touches an address is part of it."""
+    email, phone = next(emails, None), next(phones, None)
+    while email is not None or phone is not None:
+        if email is None or (phone is not None and phone.end <= email.start):
+            assert phone is not None
+            yield phone
+            phone = next(phones, None)
+            continue
+        while phone is not None and phone.start < email.end and phone.kind is not None:
+            phone = next(phones, None)
+        yield email
+        email = next(emails, None)
+
+
+def _emails(text: str) -> Iterator[Finding]:
+    end = 0
+    for count, at in enumerate(_AT.finditer(text)):
+        if count == MAX_CANDIDATES:
+            yield Finding(max(end, at.start() - _REACH), len(text), None)
+            return
+        if at.start() < end:
+            continue
+        start = _left(text, at.start(), end)
+        match = _RIGHT.match(text, at.end())
+        stop = at.end() if match is None else match.end()
+        while stop > at.end() and text[stop - 1] in _AROUND:
+            stop -= 1
+        if start == at.start() or stop == at.end():
+            continue
+        end = stop
+        start, values = _addresses(text, start, stop)
+        yield Finding(start, stop, Kind.EMAIL, values)
+
+
+def _left(text: str, at: int, floor: int) -> int:
+    """Where the token that ends at an at sign begins."""
+    floor = max(floor, at - _REACH)
+    if at > floor and text[at - 1] == '"':
+        # "dana miller"@example.com
+        opening = text.rfind('"', max(floor, at - _QUOTED_LOCAL), at - 1)
+        if opening >= 0:
+            return opening
+    start = max(floor - 1, *[text.rfind(one, floor, at) for one in _DELIMITERS]) + 1
+    if not text.isascii():
+        for space in _SPACE.finditer(text, start, at):
+            start = space.end()
+    while start < at and text[start] in "'*~!":
+        start += 1
+    return start
+
+
+def _addresses(text: str, start: int, end: int) -> tuple[int, tuple[str, ...]]:
+    """Where the finding begins and the addresses in it, decoded and normalised."""
+    raw = text[start:end]
+    decoded = decode(raw)
+    if not decoded.isascii():
+        decoded = unicodedata.normalize("NFKC", decoded)
+    found = list(_ADDRESS.finditer(decoded))
+    values = tuple(
+        value for one in found if (value := identifiers.email(one[0].strip("'.!?*~"))) is not None
+    )
+    if decoded == raw and len(found) == 1:
+        # email=dana@example.com: the name before the sign may stay.
+        before = decoded[: found[0].start()]
+        if before.endswith("=") and before[:-1].replace("_", "").isalnum() and before.isascii():
+            start += found[0].start()
+    return start, values
+
+
+def decode(text: str) -> str:
+    """Undo percent-encoding (up to three times over), JSON's and HTML's escapes."""
+    for _ in range(_DECODINGS):
+        if "%" not in text:
+            break
+        text = unquote(text)
+    if "&" in text:
+        text = html.unescape(text)
+    if "\\" in text:
+        text = _ESCAPE.sub(_unescape, text)
+    return text.replace("=40", "@")
+
+
+def _unescape(match: re.Match[str]) -> str:
+    code = match[1] or match[2]
+    if code is not None:
+        return chr(int(code, 16))
+    return " " if match[3] in "nrtbf" else match[3]
+
+
+def _phones(text: str, region: str | None) -> Iterator[Finding]:
+    marked, runs = _marked(text), _runs(text, region)
+    one, other = next(marked, None), next(runs, None)
+    while one is not None or other is not None:
+        # A number with its plus sign is found both ways: the longer finding counts.
+        if other is None or (one is not None and one.start < other.end):
+            assert one is not None
+            while other is not None and other.start < one.end and other.kind is not None:
+                if other.end > one.end:
+                    one = Finding(min(one.start, other.start), other.end, Kind.PHONE)
+                other = next(runs, None)
+            yield one
+            one = next(marked, None)
+        else:
+            yield other
+            other = next(runs, None)
+
+
+def _marked(text: str) -> Iterator[Finding]:
+    """Numbers that begin with a plus sign in any encoding."""
+    for count, match in enumerate(_INTERNATIONAL.finditer(text)):
+        if count == MAX_CANDIDATES:
+            yield Finding(match.start(), len(text), None)
+            return
+        decoded = decode(match[0]).replace("\uff0b", "+").lstrip(" +")
+        number = identifiers.phone("+" + decoded.replace("+", " "))
+        yield Finding(match.start(), match.end(), Kind.PHONE, () if number is None else (number,))
+
+
+def _runs(text: str, region: str | None) -> Iterator[Finding]:
+    """Numbers in national spelling, or with 00."""
+    for count, match in enumerate(_RUN.finditer(text)):
+        if count == MAX_CANDIDATES:
+            yield Finding(match.start(), len(text), None)
+            return
+        raw = match[0].lstrip(_EDGES)
+        start = match.end() - len(raw)
+        raw = raw.rstrip(_EDGES + "(")
+        if len(raw) > _LONGEST_RUN:
+            yield Finding(start, start + len(raw), Kind.PHONE)
+            continue
+        rest = _DATE_OR_HOST.sub("", raw)
+        if sum(map(rest.count, "0123456789")) < _NUMBER_DIGITS and (
+            rest.isascii() or sum(map(str.isdigit, rest)) < _NUMBER_DIGITS
+        ):
+            continue
+        if _PLAIN.match(raw) and not _TELLING.search(text[max(0, start - _TELLING_REACH) : start]):
+            continue
+        number = identifiers.phone(raw, region)
+        yield Finding(start, start + len(raw), Kind.PHONE, () if number is None else (number,))

@@ -1,0 +1,98 @@
+"""Forgetting a person: their keys are destroyed, the trail stays as it was sealed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from klaviyo_audit.privacy.identifiers import Kind
+    from klaviyo_audit.privacy.subject_keys import SubjectKeys
+
+ACTION: Final = "klaviyo_audit.subject_forgotten"
+"""The action of the entries that say that somebody was forgotten, and not who."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """What was destroyed."""
+
+    kinds: tuple[str, ...]
+    """Kinds of the identifiers whose keys were destroyed."""
+    unknown: int
+    """Identifiers that had no key (any more)."""
+
+    def facts(self) -> dict[str, Any]:
+        """What the entry about it says.
+
+        Neither identifiers nor pseudonyms, nor how many entries there were: with a certificate
+        beside the trail any of them would tie the two together again.
+        """
+        return {"keys_destroyed": len(self.kinds), "kinds": sorted(self.kinds)}
+
+
+def forget(keys: SubjectKeys, identifiers: Sequence[tuple[Kind, str]]) -> Forgotten:
+    """Destroy the keys of a person.
+
+    Args:
+        keys: The store.
+        identifiers: The person's identifiers, each in its one spelling.
+
+    Raises:
+        ConfigurationError: The store cannot be used. Keys before that are destroyed.
+    """
+    gone = [kind.value for kind, normal in identifiers if keys.forget(kind, normal)]
+    return Forgotten(tuple(gone), len(identifiers) - len(gone))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certificate:
+    """What is given to the person, or kept as evidence that they were forgotten."""
+
+    persons: tuple[str, ...]
+    """As they were named."""
+    kinds: tuple[str, ...]
+    when: str
+    by: str
+    entry_id: str | None
+    journal: str
+    """The journal's name: its origin in checkpoints, else its folder's name."""
+    sealed_lines: int | None
+    """How many lines the journal's last checkpoint covers, which still verifies."""
+
+    def to_text(self) -> str:
+        """The certificate as plain text."""
+        sealed = (
+            f"The journal's last checkpoint covers {self.sealed_lines:,} lines. None of them was "
+            "changed: it still verifies\n(klaviyo-audit verify).\n"
+            if self.sealed_lines is not None
+            else "The journal is not sealed.\n"
+        )
+        return (
+            "CERTIFICATE OF ERASURE\n\n"
+            f"For:        {', '.join(self.persons)}\n"
+            f"When:       {self.when}\n"
+            f"By:         {self.by}\n"
+            f"Journal:    {self.journal}\n"
+            f"Destroyed:  {len(self.kinds)} key(s), of: {', '.join(self.kinds) or 'nothing'}\n"
+            f"Recorded:   entry {self.entry_id or 'none (the journal did not take it)'}\n\n"
+            "The audit trail never held these identifiers, only values made from them with a key\n"
+            "of this person's own. That key was destroyed and overwritten; the entries can no\n"
+            "longer be linked to the person. Copies of the key store from before are not reached\n"
+            "by this: they have to be destroyed, or made useless by exchanging the master key.\n"
+            f"{sealed}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The certificate as JSON types."""
+        return {
+            "persons": list(self.persons),
+            "kinds": list(self.kinds),
+            "when": self.when,
+            "by": self.by,
+            "entry_id": self.entry_id,
+            "journal": self.journal,
+            "sealed_lines": self.sealed_lines,
+        }

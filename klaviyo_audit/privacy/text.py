@@ -1,0 +1,126 @@
+"""Cleaning one text: secrets masked, persons named by pseudonym or masked, what is too long cut."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from klaviyo_audit.privacy import detection, secrets
+from klaviyo_audit.privacy.identifiers import Kind
+from klaviyo_audit.privacy.secrets import CREDENTIALS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from klaviyo_audit.privacy.pseudonyms import Pseudonyms
+    from klaviyo_audit.privacy.secrets import Credentials
+
+MAX_TEXT: Final = 1_000
+"""Characters of a text that are kept."""
+MASKED_SECRET: Final = "[secret]"  # noqa: S105  (the mask, not a secret)
+MASKED_EMAIL: Final = "[email]"
+MASKED_PHONE: Final = "[phone]"
+MASKED_PERSONAL: Final = "[personal]"
+_MASKS: Final = {Kind.EMAIL: MASKED_EMAIL, Kind.PHONE: MASKED_PHONE}
+_BEYOND: Final = 1_500
+"""Characters after the cut that are read, so that what reaches across it is recognised."""
+_HARMLESS_LENGTH: Final = 8
+"""Shorter texts without an at sign hold no address, no number of a phone, and no credential."""
+
+
+def clean(
+    text: str,
+    limit: int = MAX_TEXT,
+    *,
+    pseudonyms: Pseudonyms | None = None,
+    credentials: Credentials = CREDENTIALS,
+) -> str:
+    """Mask secrets, give persons their pseudonyms, and cut what is too long.
+
+    Args:
+        text: Any text.
+        limit: Characters of it that are kept; what is cut is marked with the length it had, and
+            with a keyed digest of the whole where there is a key.
+        pseudonyms: Makes them; without, addresses and phone numbers are masked.
+        credentials: Values that are secrets although they look like nothing.
+    """
+    length = len(text)
+    if length < _HARMLESS_LENGTH and "@" not in text:
+        return text
+    # What comes after the cut is not kept, so it costs nothing to speak of, whatever it holds.
+    read = text if length <= limit + _BEYOND else text[: limit + _BEYOND]
+    parts: list[str] = []
+    end = 0
+    for start, stop, mask in _masks(read, pseudonyms, credentials):
+        if start >= limit:
+            break
+        parts += (read[end:start], mask)
+        end = stop
+    if not parts and length <= limit:
+        return text
+    parts.append(read[end:limit])
+    if length > limit:
+        parts.append(cut_mark(text, pseudonyms))
+    return "".join(parts)
+
+
+def without_secrets(text: str, credentials: Credentials = CREDENTIALS) -> str:
+    """The text with secrets masked and persons left as they are, for what names an actor."""
+    parts: list[str] = []
+    end = 0
+    for start, stop in _joined(secrets.find(text, credentials)):
+        parts += (text[end:start], MASKED_SECRET)
+        end = stop
+    return "".join((*parts, text[end:])) if parts else text
+
+
+def cut_mark(text: str, pseudonyms: Pseudonyms | None) -> str:
+    """What stands where a text was cut."""
+    if pseudonyms is None:
+        return f"[cut: {len(text)} characters]"
+    return f"[cut: {len(text)} characters, {pseudonyms.digest(text)}]"
+
+
+def _masks(
+    text: str, pseudonyms: Pseudonyms | None, credentials: Credentials
+) -> Iterator[tuple[int, int, str]]:
+    """What is replaced, in order of place and without overlaps."""
+    hidden = _joined(secrets.find(text, credentials))
+    region = None if pseudonyms is None else pseudonyms.region
+    at = end = 0
+    for found in detection.find(text, region):
+        while at < len(hidden) and hidden[at][1] <= found.start:
+            yield *hidden[at], MASKED_SECRET
+            end = hidden[at][1]
+            at += 1
+        start, stop = max(found.start, end), found.end
+        if at < len(hidden) and hidden[at][0] < stop:
+            # A secret that touches a person is one secret.
+            while at < len(hidden) and hidden[at][0] < stop:
+                start, stop = min(start, max(hidden[at][0], end)), max(stop, hidden[at][1])
+                at += 1
+            yield start, stop, MASKED_SECRET
+        elif start < stop:
+            yield start, stop, _mask(found, pseudonyms)
+        end = max(stop, end)
+    for span in hidden[at:]:
+        yield *span, MASKED_SECRET
+
+
+def _joined(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    joined: list[tuple[int, int]] = []
+    for start, end in spans:
+        if joined and start <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+        else:
+            joined.append((start, end))
+    return joined
+
+
+def _mask(found: detection.Finding, pseudonyms: Pseudonyms | None) -> str:
+    if found.kind is None:
+        return f"[not read: {found.end - found.start} characters]"
+    if pseudonyms is None or not found.values:
+        return _MASKS[found.kind]
+    kind = found.kind
+    names = (pseudonyms.of_normal(kind, value) for value in found.values)
+    return ",".join(name or _MASKS[kind] for name in names)
