@@ -83,8 +83,8 @@ def _klaviyo_errors(error: BaseException, gate: Gate) -> str:
         return ""
     try:
         errors = orjson.loads(body)["errors"]
-        ids = [gate.path(str(one["id"])) for one in errors[:_MAX_ERRORS] if "id" in one]
-        codes = [gate.path(str(one["code"])) for one in errors[:_MAX_ERRORS] if "code" in one]
+        ids = [gate.token(str(one["id"])) for one in errors[:_MAX_ERRORS] if "id" in one]
+        codes = [gate.token(str(one["code"])) for one in errors[:_MAX_ERRORS] if "code" in one]
     except (ValueError, TypeError, KeyError, AttributeError):
         return ""
     text = f',"error_ids":{json_text(ids)}' if ids else ""

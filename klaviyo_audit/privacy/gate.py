@@ -24,11 +24,14 @@ _MAX_SEGMENTS: Final = 30
 
 # A path that only has these characters, and nothing that starts like a key, is kept as it is.
 _PLAIN_PATH: Final = re.compile(r"[A-Za-z0-9/_\-.:~$]{0,300}\Z")
-_PLAIN_SEGMENT: Final = re.compile(r"(?!.*(?:pk_|eyJ))[A-Za-z0-9_\-.:~$ ,!*()]{0,200}\Z")
+_PLAIN_SEGMENT: Final = re.compile(r"(?!.*(?:[Pp][Kk]_|eyJ)|00[0-9]{9})[A-Za-z0-9_\-.:~$]{0,200}\Z")
 # JSON:API: a resource is named by its type and id (https://jsonapi.org/format/#document-resource-objects).
-_IDENTIFIER: Final = re.compile(r"(?!.*(?:pk_|eyJ))[A-Za-z0-9_$:.\-]{1,100}\Z")
+_IDENTIFIER: Final = re.compile(r"(?!.*(?:[Pp][Kk]_|eyJ)|00[0-9]{9})[A-Za-z0-9_$:.\-]{1,100}\Z")
 # A name that source or the standard library gives; with more digits it may be a number of a phone.
-_NAME: Final = re.compile(r"(?!.*(?:pk_|eyJ))(?=(?:\D*\d){0,6}\D*\Z)[A-Za-z0-9_.<> ()-]{1,100}\Z")
+_NAME: Final = re.compile(
+    r"(?!.*(?:[Pp][Kk]_|eyJ)|00[0-9]{9})(?=(?:\D*\d){0,6}\D*\Z)"
+    r"[A-Za-z0-9_.<>-]{1,100}(?: \([A-Za-z0-9_.<>]{1,60}\))?\Z"
+)
 # An id that a server gives a request.
 _TOKEN: Final = re.compile(r"[A-Za-z0-9.:-]{1,100}\Z")
 
@@ -108,6 +111,7 @@ class Gate:
         """An id that a server gives, as in a response's header."""
         if (
             "eyJ" not in value
+            and value[:2] != "00"
             and _TOKEN.match(value) is not None
             and not self._credentials.found_in(value)
         ):
@@ -121,8 +125,11 @@ class Gate:
             path: The path of a URL, percent-encoded as it was sent, without the query.
         """
         if (
-            "pk_" not in path  # a look-ahead in the pattern took longer than all the rest
+            # A look-ahead in the pattern took longer than all the rest. 00: of a phone number.
+            "pk_" not in path
+            and "PK_" not in path
             and "eyJ" not in path
+            and "/00" not in path
             and _PLAIN_PATH.match(path) is not None
             and not self._credentials.found_in(path)
         ):

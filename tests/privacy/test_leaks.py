@@ -1,0 +1,386 @@
+"""No canary gets out: calls of all operations, with canaries wherever a program can put one.
+
+LEAK_CALLS=20000 makes as many calls, and prints the figure.
+"""
+
+import contextlib
+import io
+import json
+import logging
+import os
+import threading
+from functools import cache
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from klaviyo_api import KlaviyoAPI
+from pydantic import BaseModel
+
+from klaviyo_audit import Auditor, acting_as
+from klaviyo_audit.cli import main
+from klaviyo_audit.klaviyo import catalog
+from klaviyo_audit.privacy import Gate, assembly
+from klaviyo_audit.sinks.console import ConsoleSink
+from klaviyo_audit.sinks.memory import InMemorySink
+from klaviyo_audit.testing import FakeKlaviyo
+from tests.contract.arguments import TEXT, arguments_for
+from tests.privacy import canaries
+
+CALLS = int(os.environ.get("LEAK_CALLS", "250"))
+KEY = "0123456789abcdef0123456789abcdef"
+GROUPS = sorted(catalog.api_groups(KlaviyoAPI))
+POLICY = """
+[privacy]
+level = "request_response"
+[[privacy.rules]]
+operations = ["lists.*"]
+level = "none"
+[[privacy.rules]]
+users = ["meta*"]
+level = "metadata"
+"""
+
+
+@cache
+def operations():
+    """Group, name and function of every operation of the installed SDK."""
+    client = KlaviyoAPI("not-a-key")
+    found = []
+    for group in GROUPS:
+        api = type(getattr(client, group))
+        for name in sorted(catalog.operations(api)):
+            found.append((group, name, getattr(api, name)))
+    return found
+
+
+def planted(value, draw):
+    """The value with a canary for each free string, if the SDK's models take it."""
+    if isinstance(value, BaseModel):
+        body = plant(json.loads(json.dumps(value.to_dict(), default=str)), draw)
+        try:
+            return type(value).model_validate(body)
+        except ValueError:
+            return value
+    return draw(canaries.anything) if value == TEXT else value
+
+
+def plant(value, draw):
+    if isinstance(value, dict):
+        grown = {name: plant(member, draw) for name, member in value.items()}
+        for name, member in grown.items():
+            if name in ("properties", "attributes") and isinstance(member, dict):
+                member.update(draw(extras))
+        return grown
+    if isinstance(value, list):
+        return [plant(member, draw) for member in value]
+    return draw(canaries.anything) if value == TEXT else value
+
+
+extras = st.fixed_dictionaries(
+    {},
+    optional={
+        "email": canaries.emails,
+        "phone_number": canaries.phones,
+        "external_id": canaries.external_ids,
+        "first_name": canaries.names,
+        "last_name": canaries.names,
+        "location": st.fixed_dictionaries({"address1": canaries.addresses}),
+        "properties": st.dictionaries(canaries.anything, canaries.anything, max_size=2),
+        "custom_source": canaries.found_in_text,
+        "title": canaries.anything,
+    },
+)
+metadata = st.dictionaries(
+    st.one_of(canaries.found_in_text, st.sampled_from(["note", "items", "ticket"])),
+    st.recursive(
+        canaries.found_in_text,
+        lambda inner: st.lists(inner, max_size=2)
+        | st.fixed_dictionaries({"a": inner, "first_name": canaries.names,
+                                 "shippingAddress": canaries.addresses}),
+        max_leaves=4,
+    ),
+    max_size=2,
+)  # fmt: skip
+answers = st.one_of(
+    st.none(),
+    st.builds(
+        lambda status, text, header: (status, text, header),
+        st.sampled_from([200, 201, 400, 403, 404, 409, 500]),
+        canaries.anything,
+        canaries.found_in_text,
+    ),
+)
+
+
+class World:
+    """One auditor with everything that can put something out."""
+
+    def __init__(self, folder, **given):
+        policy = folder / "policy.toml"
+        policy.write_text(POLICY)
+        self.console = io.StringIO()
+        self.memory = InMemorySink()
+        self.fake = FakeKlaviyo(keep=1).start()
+        self.folder = folder / "trail"
+        self.auditor = Auditor(
+            journal=self.folder,
+            sinks=[ConsoleSink(self.console, all_phases=True), self.memory],
+            service="shop",
+            policy=policy,
+            **given,
+        )
+        self.messages = io.StringIO()
+        self.handler = logging.StreamHandler(self.messages)
+        logging.getLogger("klaviyo_audit").addHandler(self.handler)
+        client = self.fake.client(api_key="pk_" + "5ec12e7f00" * 3 + "5ec1", max_retries=1)
+        self.client = self.auditor.audit(client)
+        self.read = 0
+        self.calls = 0
+        self.groups = set()
+
+    def close(self):
+        self.auditor.flush(10)
+        self.auditor.close()
+        self.fake.close()
+        logging.getLogger("klaviyo_audit").removeHandler(self.handler)
+
+    def call(self, draw):
+        group, name, function = draw(st.sampled_from(operations()))
+        arguments = {key: planted(one, draw) for key, one in arguments_for(function).items()}
+        if "filter" in function.__annotations__ and draw(st.booleans()):
+            arguments["filter"] = draw(canaries.found_in_text)
+        suffix = draw(st.sampled_from(["", "_with_http_info", "_without_preload_content"]))
+        operation = getattr(getattr(self.client, group), name + suffix)
+        answer = draw(answers)
+        if answer is not None:
+            status, text, header = answer
+            error = {"errors": [{"id": text, "code": "invalid", "detail": text, "title": text}]}
+            data = {"data": {"type": "profile", "id": "01H", "attributes": draw(extras)}}
+            body = json.dumps(error if status >= 400 else data).encode()
+            clean = header.isascii() and header.isprintable()
+            headers = {"x-klaviyo-req-id": header} if clean else {}
+            self.fake.fail(status, body=body, headers=headers)
+        self.calls += 1
+        self.groups.add(group)
+        with acting_as(
+            draw(st.sampled_from(["dana", "meta-1"])) + draw(st.just("") | canaries.secrets),
+            reason=draw(canaries.found_in_text),
+            on_behalf_of=draw(st.none() | canaries.secrets),
+            ip=draw(st.none() | canaries.found_in_text),
+            note=draw(metadata),
+        ):
+            self._call_in_function(draw, operation, arguments)
+        self.fake.heal()
+
+    def _call_in_function(self, draw, operation, arguments):
+        text = draw(canaries.found_in_text)
+        bad = type(draw(canaries.found_in_text), (Exception,), {})
+
+        @self.auditor.audited(
+            action="shop.step", resource="thing:{what}", capture=("what", "first_name"),
+            metadata=lambda what, first_name: {"email": what, "deep": [what]},
+        )  # fmt: skip
+        def step(what, first_name):
+            try:
+                operation(**arguments)
+            except Exception:
+                raise bad(text) from None
+
+        thread = threading.Thread(target=step, args=(text, "Zqname000001"), name=text)
+        if draw(st.booleans()):
+            with contextlib.suppress(bad):
+                step(text, "Zqname000001")
+        else:
+            before, threading.excepthook = threading.excepthook, lambda _: None
+            try:
+                thread.start()
+                thread.join()
+            finally:
+                threading.excepthook = before
+        self.auditor.record(
+            "shop.event", resource=draw(canaries.found_in_text), metadata=draw(metadata),
+            user_id=draw(st.none() | canaries.secrets),
+        )  # fmt: skip
+
+    def new_output(self):
+        """What the journal and the logs got since the last time."""
+        with (self.folder / "audit.jsonl").open("rb") as file:
+            file.seek(self.read)
+            new = file.read()
+        self.read += len(new)
+        return new.decode() + self.messages.getvalue()
+
+    def all_output(self):
+        self.auditor.flush(20)
+        everything = [path.read_bytes().decode("utf-8", "replace")
+                      for path in self.folder.rglob("*") if path.is_file()]  # fmt: skip
+        return "\n".join([
+            *everything, self.console.getvalue(), self.messages.getvalue(),
+            *(str(one) for one in self.memory.entries),
+        ])  # fmt: skip
+
+
+def reports(folder):
+    """What the commands say about the trail; the person asked for is none of the canaries."""
+    environment = {"KLAVIYO_AUDIT_PSEUDONYM_KEY": KEY}
+    said = ""
+    for arguments in (
+        ["query", "--json"], ["query"], ["tail", "-n", "100000", "--all"], ["verify"],
+        ["subject", "dana@example.com"], ["subject", "dana@example.com", "--format", "html"],
+        ["consent", "dana@example.com", "--json"],
+    ):  # fmt: skip
+        done = CliRunner().invoke(main, [*arguments, str(folder)], env=environment)
+        assert done.exit_code in (0, 1), done.output
+        said += done.output
+    return said
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("actor_ids", ["keep", "pseudonym"])
+def test_no_canary_gets_out(tmp_path, capfd, actor_ids):
+    world = World(tmp_path, pseudonym_key=KEY, actor_ids=actor_ids)
+    person = {"data": {"type": "profile", "attributes": {"email": "dana@example.com"}}}
+    world.client.Profiles.create_profile(person)
+
+    @settings(
+        max_examples=max(CALLS // 2, 1), phases=(Phase.generate,), database=None, deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(st.data())
+    def calls(data):
+        world.call(data.draw)
+        new = world.new_output()
+        assert canaries.leaks(new) == [], new
+
+    try:
+        calls()
+        output = world.all_output()
+    finally:
+        world.close()
+    assert canaries.leaks(output) == []
+    said = reports(world.folder)
+    assert "email:k1:" in said, "the reports are about something"
+    assert canaries.leaks(said) == []
+    captured = capfd.readouterr()
+    assert canaries.leaks(captured.out + captured.err) == []
+    lines = output.count('"phase":"outcome"')
+    assert lines >= world.calls
+    with capfd.disabled():
+        print(
+            f"\n{world.calls} calls of {len(world.groups)} API groups, {lines} outcomes: no canary",
+            end=" ",
+        )
+
+
+class OpenGate(Gate):
+    """What a gate must not be."""
+
+    def text(self, text, limit=1_000):
+        return text
+
+    path = token = identity = name = setting = text
+
+    def value(self, value):
+        return value
+
+
+class ClosedGate(Gate):
+    """Lets nothing of what it is given through."""
+
+    def text(self, text, limit=1_000):
+        return "closed"
+
+    path = token = identity = name = setting = text
+
+    def value(self, value):
+        return {"closed": True}
+
+    def pseudonym(self, kind, value):
+        return "closed"
+
+    def is_identifier(self, value):
+        return False
+
+
+def with_gate(monkeypatch, kind):
+    monkeypatch.setattr(
+        assembly, "make_gate",
+        lambda chosen: kind(policy=assembly.make_policy(chosen), environment=chosen.environment),
+    )  # fmt: skip
+
+
+def test_a_broken_gate_is_found_out(tmp_path, monkeypatch):
+    """The test above can fail: with a gate that is open, it does."""
+    with_gate(monkeypatch, OpenGate)
+    world = World(tmp_path)
+
+    @settings(max_examples=5, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(st.data())
+    def calls(data):
+        world.call(data.draw)
+
+    try:
+        calls()
+        assert canaries.leaks(world.all_output()) != []
+        assert canaries.leaks(world.console.getvalue()) != []
+    finally:
+        world.close()
+
+
+def test_nothing_reaches_a_sink_around_the_gate(tmp_path, monkeypatch):
+    """With a gate that lets nothing through, no word of the program's is in any output."""
+    with_gate(monkeypatch, ClosedGate)
+    world = World(tmp_path, user_id="zebra-user", environment="zebra-env", host="zebra-host")
+    words = iter(f"zebra{number}" for number in range(1_000))
+    body = {
+        "data": {
+            "type": "profile",
+            "attributes": {"email": next(words), "properties": {next(words): next(words)}},
+        }
+    }
+    bad = type(next(words), (Exception,), {"__module__": next(words)})
+
+    def step(argument):
+        for number in range(2):
+            world.fake.fail(
+                200 + 200 * number,
+                body=json.dumps(
+                    {"data": {"id": next(words)}, "errors": [{"id": next(words), "code": next(words)}]}
+                ).encode(),
+                headers={"x-klaviyo-req-id": next(words), "Retry-After": next(words),
+                         "x-klaviyo-api-revision": next(words)},
+            )  # fmt: skip
+            world.client.api_client.default_headers["revision"] = next(words)
+            _quiet(world.client.Profiles.update_profile_without_preload_content, next(words), body)
+            _quiet(world.client.Profiles.get_profiles, filter=f'equals(email,"{next(words)}")')
+        raise bad(next(words))
+
+    audited = world.auditor.audited(
+        step, action="shop.step", resource="zebra:{argument}", capture=("argument",),
+        metadata={next(words): next(words)},
+    )  # fmt: skip
+    try:
+        with acting_as(
+            next(words), reason=next(words), on_behalf_of=next(words), ip=next(words),
+            **{next(words): next(words)},
+        ):  # fmt: skip
+            thread = threading.Thread(target=lambda: _quiet(audited, next(words)), name=next(words))
+            thread.start()
+            thread.join()
+            world.auditor.record(
+                next(words), resource=next(words), metadata={next(words): next(words)},
+                user_id=next(words),
+            )  # fmt: skip
+        output = world.all_output()
+    finally:
+        world.close()
+    assert next(words) > "zebra30"
+    assert output.count("closed") > 20
+    assert "zebra" not in output.lower()
+
+
+def _quiet(function, *args, **named):
+    with contextlib.suppress(Exception):
+        function(*args, **named)
