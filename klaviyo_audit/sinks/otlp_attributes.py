@@ -77,6 +77,7 @@ ATTRIBUTES: Mapping[str, str] = MappingProxyType(
         "actor.on_behalf_of": "klaviyo.audit.actor.on_behalf_of",
         "actor.reason": "klaviyo.audit.actor.reason",
         "actor.ip": "client.address",
+        "actor.agent": "user_agent.original",
         "actor.fallback": "klaviyo.audit.actor.fallback",
         "origin.pid": "process.pid",
         "origin.thread": "thread.name",

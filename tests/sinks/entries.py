@@ -53,6 +53,7 @@ FULL: dict[str, Any] = {
         "on_behalf_of": "erin",
         "reason": "Überprüfung\u2028ticket 4711",
         "ip": "192.0.2.7",
+        "agent": "an-agent/1.0",
         "fallback": False,
     },
     "origin": {

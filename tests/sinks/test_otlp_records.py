@@ -25,6 +25,7 @@ from opentelemetry.semconv._incubating.attributes import (
     service_attributes,
     thread_attributes,
     url_attributes,
+    user_agent_attributes,
     user_attributes,
 )
 
@@ -104,6 +105,7 @@ def test_every_member_has_its_attribute_with_exact_name_and_type():
         "klaviyo.audit.actor.on_behalf_of": "erin",
         "klaviyo.audit.actor.reason": "Überprüfung\u2028ticket 4711",
         "client.address": "192.0.2.7",
+        "user_agent.original": "an-agent/1.0",
         "klaviyo.audit.actor.fallback": False,
         "process.pid": 7,
         "thread.name": "MainThread",
@@ -167,6 +169,7 @@ def test_the_names_are_those_of_the_semantic_conventions():
             service_attributes,
             thread_attributes,
             url_attributes,
+            user_agent_attributes,
             user_attributes,
         )
         for name, value in vars(module).items()
