@@ -47,6 +47,7 @@ ATTRIBUTES: Mapping[str, str] = MappingProxyType(
         "result": "klaviyo.audit.result",
         "duration_ms": "klaviyo.audit.duration_ms",
         "parent_id": "klaviyo.audit.parent_id",
+        "subjects": "klaviyo.audit.subjects",
         "sum": "klaviyo.audit.sum",
         "call.group": "klaviyo.operation.group",
         "call.operation": "klaviyo.operation.name",
@@ -86,8 +87,8 @@ ATTRIBUTES: Mapping[str, str] = MappingProxyType(
 )
 """Attributes of the log record, by the entry's member; `computed` adds those with a rule."""
 
-BODY_ONLY: Final = frozenset({"request", "response"})
-"""Captured arguments and responses: nested data of any shape, which the body has."""
+BODY_ONLY: Final = frozenset({"consent", "request", "response"})
+"""Nested data, which the body has."""
 
 UNIQUE: Final = frozenset({"id", "n", "resource", "duration_ms", "parent_id", "sum"})
 """Members that differ from entry to entry, so that remembering their encoded form is useless."""

@@ -65,6 +65,8 @@ FULL: dict[str, Any] = {
     },
     "trace": {"trace_id": "0af7651916cd43dd8448eb211c80319c", "span_id": "b7ad6b7169203331"},
     "error": {"type": "ApiException", "module": "openapi_client.exceptions", "stage": "http"},
+    "subjects": ["p1:0123456789abcdef"],
+    "consent": {"change": "subscribe", "channels": ["email"]},
     "request": {"body": {"data": [1, 2.5, None, "x"]}},
     "response": {"id": "01HX"},
     "metadata": {"ticket": "T-1", "tries": 3, "ratio": 0.5, "dry": False, "tags": ["a", "b"]},

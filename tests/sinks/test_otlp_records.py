@@ -74,6 +74,7 @@ def test_every_member_has_its_attribute_with_exact_name_and_type():
         "klaviyo.audit.result": "failure",
         "klaviyo.audit.duration_ms": 12.345,
         "klaviyo.audit.parent_id": "019ab2f4-5e80-7c31-9a44-0f6e2d1c8b56",
+        "klaviyo.audit.subjects": ["p1:0123456789abcdef"],
         "klaviyo.audit.sum": json.loads(entries.line())["sum"],
         "klaviyo.operation.group": "Profiles",
         "klaviyo.operation.name": "create_profile",
