@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from klaviyo_audit.privacy.identifiers import Kind
     from klaviyo_audit.settings import Settings
     from klaviyo_audit.sinks.base import Sink
+    from klaviyo_audit.sinks.condition import Condition
     from klaviyo_audit.sinks.shipping import Shipping, Sinks
 
 P = ParamSpec("P")
@@ -150,6 +151,15 @@ class Auditor:
     def lost(self) -> int:
         """Entries this process could not write to the journal so far."""
         return self._writer.lost
+
+    @property
+    def sink_conditions(self) -> dict[str, Condition]:
+        """How each sink does that this process ships to, by name: plain counts, e.g. for metrics.
+
+        See `klaviyo_audit.sinks.condition.Condition`.
+        """
+        threads = self._shipping.threads if self._shipping else ()
+        return {thread.name: thread.condition for thread in threads}
 
     def audit(self, client: T) -> T:
         """A transparent proxy of a client; see `klaviyo_audit.audit`."""

@@ -59,6 +59,9 @@ class Condition:
     """When the sink acknowledged something last."""
     acknowledged_up_to: str | None = None
     """Timestamp of the last entry it acknowledged: what is older was delivered."""
+    waiting_since: str | None = None
+    """Timestamp of the oldest entry that was read and not acknowledged; None when there is none.
+    Now less this is the lag."""
     caught_up_at: str | None = None
     """When everything there was had been delivered the last time."""
 

@@ -11,6 +11,7 @@ from klaviyo_audit.sinks.bookmark import load_bookmark
 from klaviyo_audit.sinks.files import journal_files, live_number
 from klaviyo_audit.sinks.folder import SINKS_NAME
 from klaviyo_audit.sinks.receipts import delivered_marks
+from klaviyo_audit.sinks.registry import EPHEMERAL
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -98,7 +99,7 @@ def needed_from(directory: Path, names: Iterable[str] = ()) -> int:
     Returns:
         The number; a very high one if no sink needs any.
     """
-    folders = {directory / SINKS_NAME / name for name in names}
+    folders = {directory / SINKS_NAME / name for name in names if name not in EPHEMERAL}
     sinks = directory / SINKS_NAME
     if sinks.is_dir():
         folders |= {path for path in sinks.iterdir() if path.is_dir()}

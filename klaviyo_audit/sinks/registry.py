@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 GROUP: Final = "klaviyo_audit.sinks"
 """Entry point group: the name of a sink, and a callable that takes `Settings` and makes it."""
 
+EPHEMERAL: Final = frozenset({"console", "memory"})
+"""Sinks of this package that keep nothing, have no bookmark, and need no file of the journal."""
+
 _EXTRAS: Final = {"otlp": "otel", "kafka": "kafka"}
 """What to install for a sink of this package that needs more than the package itself."""
 

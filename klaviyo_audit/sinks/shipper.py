@@ -248,6 +248,7 @@ class Shipper:
         condition = self.condition
         if gathering.is_empty:
             condition.state = "idle"
+            condition.waiting_since = None
             condition.caught_up_at = clock.now()
             place = self._source.bookmark(self._bookmark)
             if place != self._bookmark:
@@ -261,7 +262,10 @@ class Shipper:
                 condition.state = "idle"
                 return min(due, _IDLE_SECONDS)
         self._gathering = None
-        self._batch = _Errand(gathering.batch())
+        batch = gathering.batch()
+        if batch.entries:
+            condition.waiting_since = batch.entries[0].timestamp
+        self._batch = _Errand(batch)
         return 0.0
 
     def _wants(self) -> Callable[[AuditEntry], bool] | None:

@@ -10,7 +10,7 @@ from klaviyo_audit import clock
 from klaviyo_audit.errors import ConfigurationError
 from klaviyo_audit.sinks.attempts import is_delivering
 from klaviyo_audit.sinks.condition import Pace
-from klaviyo_audit.sinks.registry import checked, find_sink, make_sink
+from klaviyo_audit.sinks.registry import EPHEMERAL, checked, find_sink, make_sink
 from klaviyo_audit.sinks.shipper import Shipper
 from klaviyo_audit.sinks.thread import ShipperThread
 
@@ -51,9 +51,11 @@ class Sinks:
         self._settings = settings
         found = [checked(sink, f"the sink {type(sink).__name__}") for sink in given]
         makers: list[Callable[[], Sink]] = [partial(_same, sink) for sink in found]
+        elsewhere = []
         for name in settings.sinks:
             if settings.ship == "off":
                 find_sink(name)  # a misspelt one is told here too
+                elsewhere.append(name)
             else:
                 # A child that is forked off gets one of its own.
                 maker = _Once(partial(make_sink, name, settings))
@@ -61,8 +63,9 @@ class Sinks:
                 makers.append(maker)
         self._makers = makers
         self.names = tuple(sink.name for sink in found)
-        self.kept = tuple(sink.name for sink in found if not getattr(sink, "ephemeral", False))
-        """Those that have a bookmark."""
+        kept = [sink.name for sink in found if not getattr(sink, "ephemeral", False)]
+        self.kept = (*kept, *(name for name in elsewhere if name not in EPHEMERAL))
+        """Those that have a bookmark, here or in another process."""
         twice = {name for name in self.names if self.names.count(name) > 1}
         if twice:
             raise ConfigurationError(

@@ -242,6 +242,7 @@ def test_lag_and_what_retention_must_leave(trail, ship, recorded, told):
     folder = trail.folder / "sinks" / "recorded"
     write_lines(trail.folder, 3)
     assert needed_from(trail.folder, ["recorded"]) == 0, "it has not begun"
+    assert needed_from(trail.folder, ["console"]) > 0, "it never needs an old file"
     assert ship(recorded)
     assert lag_of(folder, load_bookmark(folder)).lines == 0
     nothing = needed_from(trail.folder)

@@ -72,6 +72,10 @@ def test_close_delivers_the_rest(trail):
     sink = Recorded()
     with Auditor(journal=trail.folder, sinks=[sink], ship_batch_age=60) as auditor:
         auditor.record("a")
+        assert auditor.flush(10)
+        condition = auditor.sink_conditions["recorded"]
+        auditor.record("b")
+    assert (condition.delivered, condition.failures) == (4, 0)
     assert [e.to_dict() for e in sink.entries] == trail.lines()
 
 
@@ -83,6 +87,9 @@ def test_flush_says_when_it_was_not(trail):
         begun = time.monotonic()
         assert auditor.flush(0.3) is False
         assert 0.3 <= time.monotonic() - begun < 5
+        condition = auditor.sink_conditions["recorded"]
+        assert (condition.delivered, condition.failures) == (0, 1)
+        assert condition.waiting_since == trail.lines()[0]["timestamp"]
 
 
 def test_old_entries_of_other_processes_are_delivered_too(trail, write):
