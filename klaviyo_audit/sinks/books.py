@@ -170,6 +170,7 @@ class JournalBooks:
             self.save(self._unsaved, lazily=True)
         now = monotonic()
         said = condition.to_dict()
+        said.pop("caught_up_at", None)  # an idle sink is no reason to write
         urgent = any(said.get(n) != self._shown.get(n) for n in ("state", "error", "overdue"))
         if said == self._shown or (now < self._show_at and not urgent):
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from klaviyo_audit.sinks.bookmark import Bookmark, Place
 
 _NOTHING: Final = 2**63 - 1
+_TRIES: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,13 @@ def lag_of(folder: Path, bookmark: Bookmark | None) -> Lag:
         OSError: The journal cannot be read.
         JournalCorrupt: A compressed file is damaged.
     """
+    for _ in range(_TRIES):
+        with contextlib.suppress(FileNotFoundError):  # compressed and removed at that moment
+            return _lag_of(folder, bookmark)
+    return _lag_of(folder, bookmark)
+
+
+def _lag_of(folder: Path, bookmark: Bookmark | None) -> Lag:
     backlog = _backlog(folder, bookmark)
     try:
         lines = backlog.take()

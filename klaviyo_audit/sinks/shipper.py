@@ -107,6 +107,7 @@ class Shipper:
         self._most_bytes = min(self._pace.batch_bytes, getattr(sink, "max_batch_bytes", 1 << 40))
         self._age = 0.0 if self.is_ephemeral else self._pace.batch_age
         self._pid = os.getpid()
+        self._closed = False
         self._attempts = Attempts(f"klaviyo-audit-{self.name}")
         self._source: Source | None = None
         self._bookmark: Bookmark
@@ -178,8 +179,9 @@ class Shipper:
 
     def close(self) -> None:
         """Give the lock back, and close the sink. What was not delivered stays in the journal."""
-        if self._pid != os.getpid():
+        if self._pid != os.getpid() or self._closed:
             return
+        self._closed = True
         self._let_go()
         with contextlib.suppress(OSError):
             self._books.drop()

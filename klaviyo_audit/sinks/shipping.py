@@ -170,7 +170,10 @@ class Shipping:
         done = [thread.wait_for(request, until, since) for thread, request in requests]
         # At the very end of the program there are no threads: the work is done here.
         inline = [thread for thread in self.threads if thread not in running]
-        done += [thread.shipper.run_once(max(0.0, until - monotonic())) for thread in inline]
+        done += [
+            thread.renew() and thread.shipper.run_once(max(0.0, until - monotonic()))
+            for thread in inline
+        ]
         return all(done)
 
     def close(self, timeout: float) -> bool:

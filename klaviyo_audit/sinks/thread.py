@@ -9,12 +9,14 @@ import weakref
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
+from klaviyo_audit.sinks.attempts import reason_of
+from klaviyo_audit.sinks.condition import Condition
 from klaviyo_audit.sinks.lag import is_delivered_up_to
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from klaviyo_audit.sinks.shipper import Condition, Shipper
+    from klaviyo_audit.sinks.shipper import Shipper
 
 _IDLE_SECONDS: Final = 0.1
 _POLL_SECONDS: Final = 0.05
@@ -42,6 +44,7 @@ class ShipperThread:
         self._wanted = self._served = 0
         self._stopping = False
         self._thread: threading.Thread | None = None
+        self._is_stale = False
 
     @property
     def name(self) -> str:
@@ -82,13 +85,11 @@ class ShipperThread:
         """Begin anew in a forked child: there is no thread in it, and its locks may be held."""
         was_running = self._thread is not None and not self._stopping
         self.shipper.forget()
-        try:
-            self.shipper = self._make()
-        except Exception as error:  # it was made once, so this is something passing
-            _log.warning("sink %s could not be made anew (%s)", self.name, type(error).__name__)
-            self._begin()
-            return
         self._begin()
+        self._is_stale = True
+        self.shipper.condition = Condition()
+        if self.shipper.is_ephemeral:
+            self.renew()  # it begins with what is recorded from now on
         if was_running:
             self.start()
 
@@ -137,7 +138,24 @@ class ShipperThread:
             self._thread.join(max(0.0, until - monotonic()))
         return not self.is_running
 
+    def renew(self) -> bool:
+        """Have a shipper of this process's own, if the one at hand is the parent's.
+
+        Returns:
+            Whether there is one.
+        """
+        if self._is_stale:
+            try:
+                self.shipper = self._make()
+            except Exception as error:  # it was made once, so this is something passing
+                _log.warning("sink %s: %s; not made anew", self.name, reason_of(error))
+                return False
+            self._is_stale = False
+        return True
+
     def _run(self) -> None:
+        if not self.renew():
+            return
         shipper, changed = self.shipper, self._changed
         while not self._stopping:
             with changed:

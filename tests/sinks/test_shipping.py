@@ -283,6 +283,27 @@ def test_forked_children_go_on(tmp_path):
     assert len(actions) == len(set(actions)) + 2, "an opening and a goodbye of each"
 
 
+def test_the_console_of_a_forked_child_shows_what_the_child_records(tmp_path):
+    done = run(
+        """
+        import os
+        from klaviyo_audit import Auditor
+        auditor = Auditor(sinks=["console"])
+        auditor.record("before")
+        for name in ("first", "second"):
+            if os.fork() == 0:
+                auditor.record(name)
+                assert auditor.flush(20)
+                os._exit(0)
+            os.wait()
+        """,
+        tmp_path,
+        KLAVIYO_AUDIT_SHIP_EXIT_WAIT="10",
+    )
+    assert done.returncode == 0
+    assert [done.stderr.count(name) for name in ("before", "first", "second")] == [1, 1, 1]
+
+
 def test_a_child_outlives_its_parent_and_ships(tmp_path):
     done = run(
         """
