@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def running(*options: str) -> Iterator[str]:
+def running(module: str = "klaviyo_audit.testing.fake_klaviyo") -> Iterator[str]:
     """Run the server for a while.
 
     Args:
-        options: Of its command line.
+        module: Another one that prints its URL likewise.
 
     Yields:
         Its URL, for ``test_host=``.
     """
-    command = [sys.executable, "-m", "klaviyo_audit.testing.fake_klaviyo", *options]
+    command = [sys.executable, "-m", module]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
