@@ -1,7 +1,7 @@
 """A bare server of Klaviyo's bulk jobs: keeps the rate limits, counts the events, parses nothing.
 
-`FakeKlaviyo` takes a fifth of a second of processor time for a job of 1,000 events, which would be
-what is measured where client and server share two cores.
+`FakeKlaviyo` takes 60 ms of processor time for a job of 1,000 events, not much less than the sink,
+and would be half of what is measured where both share two busy cores.
 """
 
 from __future__ import annotations
