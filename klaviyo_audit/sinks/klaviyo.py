@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from klaviyo_audit.context import suppress_audit
 from klaviyo_audit.entry import AuditEntry
 from klaviyo_audit.klaviyo.transport import NoReply, NotSent, Reply
+from klaviyo_audit.privacy.assembly import make_ring
 from klaviyo_audit.sinks.base import Rejected, Retry
 from klaviyo_audit.sinks.klaviyo_events import (
     bulk,
@@ -79,8 +80,10 @@ class KlaviyoSink:
             settings = load()
         self._settings = settings
         self._api = TrackApi(settings, client)
-        secret = settings.pseudonym_key
-        self._pseudonym_key = None if secret is None else secret.get_secret_value()
+        ring = make_ring(settings)
+        self._pseudonym_key = (
+            None if ring is None else f"{ring.newest.id}:{ring.newest.secret.decode()}"
+        )
         self._folder = settings.dir.absolute() / "sinks" / self.name
         self._note = SentNote(self._folder / "sent.json")
         # What Klaviyo has taken (None) or refused (why) of a batch that it has not taken whole,

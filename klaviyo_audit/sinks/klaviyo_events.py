@@ -6,7 +6,6 @@ journal.
 
 from __future__ import annotations
 
-import hmac
 import re
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -15,6 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from klaviyo_audit.entry import Phase
 from klaviyo_audit.privacy import clean_path, clean_text
+from klaviyo_audit.privacy.identifiers import Kind, normalise
+from klaviyo_audit.privacy.keyring import KeyRing
+from klaviyo_audit.privacy.pseudonyms import PATTERN, RingNaming
 from klaviyo_audit.sinks.klaviyo_limits import bounded
 
 if TYPE_CHECKING:
@@ -80,13 +82,13 @@ _FREE_OF_ACTOR: Final = ("reason", "on_behalf_of", "ip")
 def permitted(entry: AuditEntry, pseudonym_key: str | None) -> dict[str, Any]:
     """The properties of an entry's event: what may go to Klaviyo, flat, and nothing else.
 
-    The actor goes as a keyed pseudonym (``user_`` and 16 hexadecimal digits), or not at all
+    The actor goes as the keyed pseudonym that `klaviyo_audit.privacy` gives users, or not at all
     without a key. A property ``withheld`` names the members that the entry has and the event has
     not. All text is searched for secrets, e-mail addresses and phone numbers once more.
 
     Args:
         entry: The entry, redacted as the journal has it.
-        pseudonym_key: Setting ``pseudonym_key``.
+        pseudonym_key: The key, or several, as setting ``pseudonym_key`` has them.
     """
     kept: dict[str, Any] = {
         "id": _identifier(entry.id),
@@ -108,10 +110,10 @@ def permitted(entry: AuditEntry, pseudonym_key: str | None) -> dict[str, Any]:
         if part is not None:
             _take(kept, part, names)
     withheld = _withheld(entry)
-    if pseudonym_key is None:
+    if pseudonym_key is None and not PATTERN.fullmatch(entry.user_id):
         withheld.append("user_id")
     else:
-        kept["user"] = _pseudonym(entry.user_id, pseudonym_key)
+        kept["user"] = _pseudonym(entry.user_id, pseudonym_key or "")
     if entry.actor is not None and entry.actor.fallback:
         kept["user_is_fallback"] = True
     if entry.resource is not None:
@@ -172,9 +174,12 @@ def _identifier(text: str) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _pseudonym(user_id: str, key: str) -> str:
-    digest = hmac.digest(key.encode(), user_id.encode("utf-8", "surrogatepass"), "sha256")
-    return f"user_{digest.hex()[:16]}"
+def _pseudonym(user_id: str, keys: str) -> str:
+    """The pseudonym that the trail would have: the same person is found in both by it."""
+    if PATTERN.fullmatch(user_id):
+        return user_id
+    naming = RingNaming(KeyRing.from_text(keys))
+    return naming.name(Kind.USER, normalise(Kind.USER, user_id) or user_id)
 
 
 def unique_id(entry: AuditEntry) -> str:

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from klaviyo_audit.entry import Actor, Origin, Phase
 from klaviyo_audit.errors import ConfigurationError
+from klaviyo_audit.privacy.assembly import make_pseudonyms
+from klaviyo_audit.privacy.identifiers import Kind
 from klaviyo_audit.settings import load
 from klaviyo_audit.sinks import klaviyo_limits as limits
 from klaviyo_audit.sinks.klaviyo_events import (
@@ -109,6 +111,9 @@ def test_the_actor_is_a_pseudonym_that_only_the_key_can_link():
     assert one != properties(entry(user_id="eve"), PSEUDONYM_KEY)["user"]
     assert one != properties(entry(user_id="dana"), "another key of many letters")["user"]
     assert "user" not in properties(entry(user_id="dana"))
+    assert properties(entry(user_id=one))["user"] == one, "it is one already"
+    ours = make_pseudonyms(load(pseudonym_key=PSEUDONYM_KEY))
+    assert one == ours.of(Kind.USER, "dana"), "the same as everywhere else"
 
 
 def test_what_a_function_calls_its_resource_stays_here():
