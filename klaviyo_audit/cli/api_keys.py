@@ -165,6 +165,7 @@ def rotate(
         host=host or KLAVIYO,
     )
     path = locate(journal)
+    _check_sink(plan.old)
     try:
         with Auditor(
             journal=path, sinks=(), seal="off", service="klaviyo-audit", on_failure="block"
@@ -185,6 +186,24 @@ def _key_in(name: str) -> str:
     if not key:
         fail(f"the environment variable {name} is not set")
     return key
+
+
+def _check_sink(old: str) -> None:
+    """What the sink ``klaviyo`` sends is not in the trail, so its key would go unseen."""
+    from klaviyo_audit.errors import ConfigurationError
+    from klaviyo_audit.settings import load
+
+    try:
+        settings = load()
+    except ConfigurationError as error:
+        fail(str(error))
+    own = settings.klaviyo_key
+    shared = own is None and "klaviyo" in settings.sinks and os.environ.get("KLAVIYO_API_KEY")
+    if old in {own.get_secret_value() if own is not None else None, shared}:
+        fail(
+            "the sink klaviyo sends with the old key (setting klaviyo_key), and what it sends is "
+            "not in the trail. Give it another key, restart what ships, and run this again"
+        )
 
 
 def _seconds(option: str, text: str) -> float:

@@ -180,7 +180,7 @@ def places(top: Path, blobs: Iterable[str]) -> dict[str, list[Place]]:
         "--no-abbrev", "--no-renames", "--no-ext-diff", "--format=%x01%H %cI",
     )  # fmt: skip
     commit = at = ""
-    fields = iter(_listed(top, *command))
+    fields = _streamed(top, *command)
     for piece in fields:
         text = piece.lstrip(b"\n")
         if text.startswith(b"\x01"):
@@ -288,6 +288,25 @@ def _listed(folder: Path, *command: str) -> list[bytes]:
     if done.returncode:
         raise ScanFailed(f"git {command[0]} fails in {folder}: {_told(done.stderr)}")
     return [piece for piece in done.stdout.split(b"\0") if piece]
+
+
+def _streamed(folder: Path, *command: str) -> Iterator[bytes]:
+    """As `_listed`, for what may be too long to keep."""
+    with tempfile.TemporaryFile() as told:
+        with subprocess.Popen(  # noqa: S603  (a fixed command)
+            [*_GIT, "-C", str(folder), *command],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=told,
+        ) as git:  # fmt: skip
+            assert git.stdout is not None
+            rest = b""
+            while data := git.stdout.read(1 << 16):
+                *whole, rest = (rest + data).split(b"\0")
+                yield from filter(None, whole)
+            if rest:
+                yield rest
+        if git.returncode:
+            told.seek(0)
+            raise ScanFailed(f"git {command[0]} fails in {folder}: {_told(told.read())}")
 
 
 def _run(folder: Path, *command: str) -> subprocess.CompletedProcess[bytes]:

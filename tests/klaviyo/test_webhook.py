@@ -193,7 +193,7 @@ def _forgeries():
         return body, {**headers, "Klaviyo-Signature": signed}
 
     def shifted_timestamp(body, headers, rng):
-        at = time.time() + rng.choice([-1, 1]) * rng.randint(1, 200)
+        at = time.time() + rng.choice([-1, 1]) * rng.randint(260, 290)
         return body, {**headers, "Klaviyo-Timestamp": formatdate(at, usegmt=True)}
 
     def respelt_timestamp(body, headers, rng):
@@ -291,8 +291,7 @@ def test_ten_thousand_forged_deliveries_are_refused_and_as_many_good_ones_accept
         assert verify_webhook(body, pairs, SECRET).external_ids[0] == f"event-{number}-0"
         way = ways[number % len(ways)]
         forged = way(body, headers, rng)
-        if forged == (body, headers):
-            continue
+        assert forged != (body, headers)
         try:
             verify_webhook(*forged, SECRET)
         except WebhookVerificationError as refused:

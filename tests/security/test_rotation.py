@@ -205,6 +205,23 @@ def test_what_must_not_go_on(tmp_path, trail, old, admin, way):
         assert not fake._access.is_disabled(given[0])
 
 
+def test_the_sinks_own_key_is_not_taken_away_unseen(tmp_path, old, new, admin):
+    with FakeKlaviyo(keys={old: None, new: None, admin: None}) as fake:
+        Auditor(journal="trail").close()
+        rotate = Rotate(fake, old, new, admin, tmp_path)
+        for env in (
+            {"KLAVIYO_AUDIT_KLAVIYO_KEY": old},
+            {"KLAVIYO_AUDIT_SINKS": "klaviyo", "KLAVIYO_API_KEY": old},
+        ):
+            rotate.environ |= env
+            code, _, err = rotate.run("--admin", "ADMIN")
+            assert (code, "the sink klaviyo sends with the old key" in err) == (2, True)
+            for name in env:
+                del rotate.environ[name]
+        assert not fake._access.is_disabled(old)
+        assert fake.count == 0
+
+
 def test_a_scope_that_nobody_used_may_go(tmp_path, trail, old, new, admin):
     keys = {old: [*SCOPES, "lists:write"], new: SCOPES, admin: None}
     with FakeKlaviyo(keys=keys) as fake:

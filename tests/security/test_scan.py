@@ -201,6 +201,26 @@ def test_staged_looks_at_the_index_and_not_at_the_folder(tmp_path):
     assert scan(tmp_path, staged=True).finds == []
 
 
+def test_as_a_hook_it_refuses_the_commit(tmp_path):
+    """The entry of .pre-commit-hooks.yaml as git's own hook, also for a commit of one file."""
+    hooks = Path(__file__).parents[2] / ".pre-commit-hooks.yaml"
+    (entry,) = [line for line in hooks.read_text().splitlines() if "entry:" in line]
+    program, *arguments = entry.split(":", 1)[1].split()
+    assert program == "klaviyo-audit"
+    git(tmp_path, "init", "-q")
+    hook = tmp_path / ".git/hooks/pre-commit"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text(f"#!/bin/sh\nexec {sys.executable} -m klaviyo_audit {' '.join(arguments)}\n")
+    hook.chmod(0o755)
+    (tmp_path / "a.py").write_text("x = 1\n")
+    (tmp_path / "b.py").write_text(f'K = "{made_up_key(RNG)}"\n')
+    git(tmp_path, "add", "-A")
+    with pytest.raises(subprocess.CalledProcessError):
+        git(tmp_path, "commit", "-q", "-m", "both")
+    git(tmp_path, "commit", "-q", "-m", "one", "a.py")
+    assert git(tmp_path, "ls-tree", "--name-only", "HEAD").split() == [b"a.py"]
+
+
 def test_env_files(tmp_path):
     git(tmp_path, "init", "-q")
     key = made_up_key(RNG)
