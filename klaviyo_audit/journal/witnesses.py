@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from base64 import b64encode
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from klaviyo_audit.journal.checkpoint import StoredNote
 
 _FENCE: Final = SIGNATURE_START.encode()
+_SIGNATURE_DIGITS: Final = len(b64encode(bytes(4 + 64)))
+"""Characters of the key's id and an Ed25519 signature."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -199,6 +202,9 @@ class Witnesses:
             try:
                 checkpoint = self._opened(stored.note)
             except JournalCorrupt as error:
+                if self._is_torn(stored.note):
+                    self._tell_torn(name, stored.offset)
+                    continue
                 self._add(
                     Kind.CHECKPOINT, Severity.ERROR, str(error), file=name, offset=stored.offset
                 )
@@ -218,16 +224,41 @@ class Witnesses:
         file.seek(stored.offset)
         piece = file.read(min(stored.end - stored.offset, MAX_NOTE_BYTES))
         file.seek(position)
-        torn = _FENCE not in piece
+        if self._is_torn(piece, most=_SIGNATURE_DIGITS):
+            self._tell_torn(name, stored.offset)
+            return
         self._add(
             Kind.CHECKPOINT,
-            Severity.WARNING if torn else Severity.ERROR,
-            "a piece of a checkpoint, as a full disk or a kill leaves it"
-            if torn
-            else "this is not a checkpoint (any more): it was changed",
+            Severity.ERROR,
+            "this is not a checkpoint (any more): it was changed",
             file=name,
             offset=stored.offset,
         )
+
+    def _tell_torn(self, name: str, offset: int) -> None:
+        self._add(
+            Kind.CHECKPOINT,
+            Severity.WARNING,
+            "a piece of a checkpoint, as a full disk or a kill leaves it",
+            file=name,
+            offset=offset,
+        )
+
+    def _is_torn(self, piece: bytes, most: int = _SIGNATURE_DIGITS - 1) -> bool:
+        """Whether a piece can be the beginning of a checkpoint, or of the signature under one."""
+        text, blank, signature = piece.strip(b"\n").rpartition(BLANK_LINE)
+        if not blank:
+            text, signature = (b"", text or signature)
+            if not signature.startswith(_FENCE):
+                text, signature = signature, b""
+        for verifier in self._verifiers:
+            name = verifier.name.encode()
+            begin = b"%b%b " % (_FENCE, name)
+            fits = begin.startswith(signature) or signature.startswith(begin)
+            short = len(signature) <= len(begin) + most
+            if fits and short and (name.startswith(text) or text.startswith(name + b"\n")):
+                return True
+        return False
 
     def _state(self) -> SealerState | None:
         try:

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from klaviyo_audit.cli import main
 from klaviyo_audit.journal.findings import Severity
-from klaviyo_audit.journal.verify import verify
+from tests.journal.checking import verify
 from tests.journal.sealing import write
 
 

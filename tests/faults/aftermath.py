@@ -7,8 +7,8 @@ from pathlib import Path
 from klaviyo_audit import Auditor
 from klaviyo_audit.journal.findings import Severity
 from klaviyo_audit.journal.recovery import recover
-from klaviyo_audit.journal.verify import verify
 from tests.faults.ledger import Ledger, contents
+from tests.journal.checking import verify
 
 _OPENINGS = 3
 

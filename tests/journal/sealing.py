@@ -88,6 +88,13 @@ def seal(folder, **options):
         raise errors[0]
 
 
+def tidy(folder, **options):
+    """Have what is due done that is no sealing: compression, retention."""
+    sealer = make_sealer(folder, rotate_bytes=10**9, **options)
+    settle(sealer)
+    sealer.close()
+
+
 def naive_root(hashes):
     """MTH of RFC 6962, section 2.1, as it is written there."""
     if not hashes:

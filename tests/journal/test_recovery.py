@@ -13,8 +13,8 @@ import pytest
 from klaviyo_audit import Auditor
 from klaviyo_audit.journal import recovery
 from klaviyo_audit.journal.format import encode
-from klaviyo_audit.journal.verify import verify
 from tests.journal import sealing
+from tests.journal.checking import verify
 
 LIST = {"data": {"type": "list", "attributes": {"name": "Newsletter"}}}
 
@@ -110,7 +110,7 @@ def test_torn_pieces_and_missing_numbers_are_told(trail, tmp_path, fake):
 @pytest.mark.parametrize("how", ["gzip", "zstd"])
 def test_what_lies_in_a_compressed_file_is_closed_too(trail, how):
     sealing.seal(trail.folder, rotate_bytes=1)
-    sealing.settle(sealing.make_sealer(trail.folder, compress=how, rotate_bytes=10**9))
+    sealing.tidy(trail.folder, compress=how)
     (packed,) = trail.folder.glob("audit-*.jsonl.*")
     assert not trail.path.exists()
     with Auditor(journal=trail.folder, seal="off") as auditor:

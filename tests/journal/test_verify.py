@@ -18,8 +18,8 @@ from klaviyo_audit.journal.folder import WRITERS_NAME
 from klaviyo_audit.journal.judgement import IN_FLIGHT_LINES
 from klaviyo_audit.journal.locks import LifeLock
 from klaviyo_audit.journal.note import Verifier
-from klaviyo_audit.journal.verify import verify
 from klaviyo_audit.journal.writer import JournalWriter
+from tests.journal.checking import verify
 from tests.journal.forge import (
     A,
     B,
@@ -552,7 +552,7 @@ def test_what_it_wrote_in_the_meantime_is_not_even_that(tmp_path, living):
 
     thread = threading.Thread(target=finish)
     thread.start()
-    report = verify(tmp_path)
+    report = verify(tmp_path, busy=True)
     thread.join()
     assert kinds(report) == ["no-goodbye"]
 
@@ -632,7 +632,7 @@ sys.stdin.read()
         try:
             process.stdout.readline()
             for _ in range(8):
-                report = verify(trail)
+                report = verify(trail, busy=True)
                 assert report.intact, report.findings
                 assert kinds(report, Severity.WARNING) == []
         finally:
