@@ -100,3 +100,43 @@ def test_what_cannot_be_proved(sealed, tmp_path):
         assert refused.exit_code == 2
         assert refused.output.strip()
     assert run("verify-proof", os.devnull).exit_code != 0
+
+
+def test_since_and_against_and_key(sealed, tmp_path):
+    key = (sealed / "sealing.pub").read_text().strip()
+    assert run("verify", sealed, "--key", key, "--since", 10).exit_code == 0
+    unknown = run("verify", sealed, "--since", 11)
+    assert unknown.exit_code == 2
+    assert "no checkpoint over exactly 11 lines" in unknown.output
+    assert run("verify", sealed, "--against", tmp_path / "nothing").exit_code == 2
+    assert run("verify", sealed, "--against", sealed / "checkpoints").exit_code == 0
+    run("keygen", "--out", tmp_path / "other")
+    other = run("keygen", "--out", tmp_path / "another").output.splitlines()[0]
+    assert run("verify", sealed, "--key", other).exit_code == 1
+
+
+def test_since_still_compares_earlier_lines_with_the_checkpoints(sealed):
+    path = sealed / "audit.jsonl"
+    data = path.read_bytes().replace(b'"user_id":"u"', b'"user_id":"v"', 1)
+    path.write_bytes(data)
+    done = run("verify", sealed, "--since", 10)
+    assert done.exit_code == 1
+    assert "changed" in done.output
+    assert "checksum" not in done.output, "that line was not looked at"
+
+
+def test_the_seal_command_removes_old_files_and_says_so(sealed, monkeypatch):
+    monkeypatch.setenv("KLAVIYO_AUDIT_ROTATE_BYTES", "1000")
+    monkeypatch.setenv("KLAVIYO_AUDIT_COMPRESS", "none")
+    done = run("seal", sealed)
+    assert done.exit_code == 0, done.output
+    write(sealed, 5, 20)
+    run("seal", sealed)
+    monkeypatch.setenv("KLAVIYO_AUDIT_RETAIN_BYTES", "3000")
+    monkeypatch.setenv("KLAVIYO_AUDIT_ROTATE_BYTES", "100000")
+    done = run("seal", sealed)
+    assert done.exit_code == 0, done.output
+    report = verify(sealed)
+    assert report.intact, report.findings
+    assert report.removed == 17
+    assert b'"action":"journal.retention"' in (sealed / "audit.jsonl").read_bytes()

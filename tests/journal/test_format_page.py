@@ -6,11 +6,15 @@ from pathlib import Path
 
 import orjson
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from klaviyo_audit.entry import AuditEntry, Phase
+from klaviyo_audit.journal.checkpoint import Checkpoint, open_checkpoint, sign
 from klaviyo_audit.journal.findings import Kind
 from klaviyo_audit.journal.format import checksum_holds, encode
 from klaviyo_audit.journal.judgement import IN_FLIGHT_LINES, IN_FLIGHT_SECONDS
+from klaviyo_audit.journal.merkle import CompactRange, leaf_hash
+from klaviyo_audit.journal.note import Signer, Verifier
 from tests.journal.forge import A, line
 
 PAGE = (Path(__file__).parents[2] / "docs" / "journal-format.md").read_text()
@@ -71,3 +75,18 @@ def test_phases_and_limits():
     assert set(re.findall(r"`(\w+)`", row)) - {"phase"} == set(Phase)
     assert f"at most {IN_FLIGHT_SECONDS:.0f} seconds" in PAGE
     assert f"at most {IN_FLIGHT_LINES} numbers" in PAGE
+
+
+def test_the_golden_tree_and_checkpoint():
+    leaves = re.findall(r"^`([0-9a-f]{64})`", PAGE, re.MULTILINE)
+    *leaves, root = leaves
+    tree = CompactRange().extended(map(leaf_hash, (b"one", b"two", b"three")))
+    assert [leaf_hash(line).hex() for line in (b"one", b"two", b"three")] == leaves
+    assert tree.root().hex() == root
+    seed = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+    signer = Signer("example.com/shop", seed)
+    assert signer.verifier.to_text() == block("text")
+    head = Checkpoint.of(tree, signer.name, sealed_at="2026-11-23T19:00:01.000000Z")
+    note = block("note").encode() + b"\n"
+    assert sign(head, signer) == note
+    assert open_checkpoint(note, Verifier.from_text(block("text"))) == head
