@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Final, Self
 
 from klaviyo_audit.errors import JournalCorrupt
@@ -43,6 +44,8 @@ _PATIENCE_SECONDS: Final = 0.5
 """How long to wait for lines that living writers may be about to finish."""
 _POLL_SECONDS: Final = 0.02
 _TRIES: Final = 5
+_OPEN_AHEAD: Final = 200
+"""Files that are open at once; more are opened as others are closed."""
 
 
 def verify(
@@ -78,8 +81,8 @@ def verify(
         seals = Seals(path, verifiers=verifiers, since=since, against=against)
         with _Reading(path, seals, LineCheck(path / folder.WRITERS_NAME, own), since) as check:
             report = check.run(progress)
-        # Retention may have removed a file that was about to be read.
-        if _removed_size(path) == seals.removed.size:
+        # Retention may have removed a file before it was opened.
+        if report.intact or _removed_size(path) == seals.removed.size:
             break
     return report
 
@@ -115,13 +118,16 @@ class _Reading:
         self._opened: list[tuple[Contents, FilePass]] = []
         self._unreadable: set[int] = set()
         self._known: set[int] = set()
+        self._pending: deque[Contents] = deque()
+        """Open already, so that nobody can take them away before they are read."""
+        self._identities: set[tuple[int, int]] = set()
         self._read_bytes = 0
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for contents, _file in self._opened:
+        for contents in (*self._pending, *(contents for contents, _ in self._opened)):
             contents.close()
 
     def run(self, progress: Progress | None) -> Report:
@@ -132,8 +138,10 @@ class _Reading:
         total = 0
         if progress:
             total = sum(path.stat().st_size for path in self._directory.glob("audit*.jsonl*"))
+        self._open_ahead()
         while (contents := self._next()) is not None:
             self._read(contents, progress, total)
+            self._open_ahead()
         self._catch_up()
         if not self._opened and not seals.are_there:
             raise FileNotFoundError(
@@ -161,11 +169,18 @@ class _Reading:
 
     def _next(self) -> Contents | None:
         """The next file that was not read yet; None when there is none at present."""
+        return self._pending.popleft() if self._pending else self._open_next()
+
+    def _open_ahead(self) -> None:
+        while len(self._pending) < _OPEN_AHEAD and (contents := self._open_next()) is not None:
+            self._pending.append(contents)
+
+    def _open_next(self) -> Contents | None:
         seals = self._seals
         if seals is None:
             return None
         segments = seals.segments
-        if self._opened or self._known:
+        if self._identities or self._known:
             # More may have been recorded meanwhile.
             with contextlib.suppress(JournalCorrupt):
                 segments = read_segments(self._directory)
@@ -176,19 +191,25 @@ class _Reading:
                 continue
             self._known.add(number)
             try:
-                return open_numbered(self._directory, number, last=last)
+                contents = open_numbered(self._directory, number, last=last)
             except JournalCorrupt as error:
                 self._unreadable.add(number)
                 self._tell(Kind.MISSING_FILE, str(error), file_name(number))
-        contents = open_unnumbered(self._directory, last=last)
-        if contents and any(contents.identity == one.identity for one, _ in self._opened):
-            contents.close()
-            contents = None
-        return contents
+                continue
+            self._identities.add(contents.identity)
+            return contents
+        live = open_unnumbered(self._directory, last=last)
+        if live and live.identity in self._identities:
+            live.close()
+            return None
+        if live:
+            self._identities.add(live.identity)
+        return live
 
     def _number_the_live(self, files: Sequence[int]) -> None:
         """A live file whose sealing has begun while it was read has a number now."""
-        unnumbered = next((one for one, _ in self._opened if one.number is None), None)
+        opened = [*self._pending, *(one for one, _ in self._opened)]
+        unnumbered = next((one for one in opened if one.number is None), None)
         if unnumbered is not None:
             unnumbered.number = next((one for one in files if one not in self._known), None)
             if unnumbered.number is not None:
