@@ -29,6 +29,7 @@ ROWS = {
     "processes": "processes",
     "peers": "peers",
     "sealing": "sealing",
+    "verify": "verify",
     "scan": "scanning",
     "shipping": "shipping",
     "klaviyo": "klaviyo_sink",

@@ -1,0 +1,91 @@
+"""Verifying a journal, without and with checkpoints, against one SHA-256 pass over its file."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from uuid_utils import uuid7
+
+from benchmarks.harness import Effort, Reading, interleave, medians, ratio
+from klaviyo_audit.journal.format import encode
+from klaviyo_audit.journal.sealer import Sealer
+from klaviyo_audit.journal.verify import verify
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+ROW = "verify"
+_WRITER = "9f2c41d07a3be815"
+
+
+def run(effort: Effort) -> list[Reading]:
+    """Entries a second of processor time, and how many times a plain SHA-256 pass that is."""
+    count = 50_000 if effort.quick else 200_000
+    bare, sealed = effort.folder / "bare", effort.folder / "sealed"
+    for folder in (bare, sealed):
+        folder.mkdir()
+        _write(folder / "audit.jsonl", count)
+    Sealer(sealed, compress="none", rotate_age=1e9, rotate_bytes=2**40, pause=0).close(600)
+    blocks = {
+        "sha256": _timed(lambda: _hash(bare / "audit.jsonl")),
+        "lines": _timed(lambda: _verify(bare)),
+        "lines and tree": _timed(lambda: _verify(sealed)),
+    }
+    taken = interleave(blocks, effort.rounds(7, 3))
+    detail = f"{medians(taken, 'ms')} of processor time, {count:,} entries"
+    readings = []
+    for name, what in (("lines", "never sealed"), ("lines and tree", "with checkpoints")):
+        speed = count / statistics.median(taken[name]) * 1000
+        times = ratio(taken[name], taken["sha256"])
+        readings += [
+            Reading(ROW, f"verify, {what}", speed, "lines/s", 400_000, detail, at_least=True),
+            Reading(ROW, f"verify, {what} / one SHA-256 pass", times, "x", 4.0, detail),
+        ]
+    return readings
+
+
+def _timed(call: Callable[[], object]) -> Callable[[], float]:
+    def block() -> float:
+        begun = time.process_time_ns()
+        call()
+        return (time.process_time_ns() - begun) / 1e6
+
+    return block
+
+
+def _hash(path: Path) -> None:
+    digest = sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 18):
+            digest.update(chunk)
+
+
+def _verify(folder: Path) -> None:
+    report = verify(folder)
+    assert report.intact, report.findings
+
+
+def _write(path: Path, count: int) -> None:
+    with path.open("wb") as file:
+        for number in range(count):
+            first, last = number == 0, number == count - 1
+            action = "journal.open" if first else "journal.close" if last else "klaviyo.profiles"
+            members = {
+                "v": 1,
+                "id": str(uuid7()),
+                "writer": _WRITER,
+                "n": number,
+                "timestamp": "2026-11-23T19:00:00.123456Z",
+                "phase": "journal" if first or last else "outcome",
+                "action": action,
+                "user_id": "dana",
+                "result": "success",
+                "call": {"operation": "get_profile", "path": "/api/profiles/{id}", "risk": "low"},
+                "origin": {"service": "loyalty", "host": "web-1", "thread": "MainThread"},
+                "metadata": {"lines": count} if last else {"text": "x" * 250},
+            }
+            file.write(encode(members))
