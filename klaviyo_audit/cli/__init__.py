@@ -8,14 +8,15 @@ import click
 
 from klaviyo_audit._version import __version__
 from klaviyo_audit.cli import (
-    api_keys,
     config,
     consent,
     forget,
     keygen,
+    keys,
     prove,
     query,
     resolve,
+    rotate,
     run,
     scan,
     schema,
@@ -53,7 +54,8 @@ main.add_command(run.run)
 main.add_command(scan.scan)
 main.add_command(ship.ship)
 main.add_command(status.status)
-main.add_command(api_keys.keys)
+main.add_command(keys.keys)
+keys.keys.add_command(rotate.rotate)
 main.add_command(scopes.scopes)
 main.add_command(query.query)
 main.add_command(subject.subject)

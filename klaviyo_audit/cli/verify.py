@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from klaviyo_audit.cli.against import kept_checkpoints
-from klaviyo_audit.cli.keys import KEY_HELP, verifiers
 from klaviyo_audit.cli.location import fail, journal_argument, locate
+from klaviyo_audit.cli.trusted_keys import KEY_HELP, verifiers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

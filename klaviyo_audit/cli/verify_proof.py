@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from klaviyo_audit.cli.keys import KEY_HELP, verifiers
 from klaviyo_audit.cli.location import fail
+from klaviyo_audit.cli.trusted_keys import KEY_HELP, verifiers
 
 if TYPE_CHECKING:
     from klaviyo_audit.journal.note import Verifier
