@@ -34,6 +34,7 @@ ROWS = {
     "shipping": "shipping",
     "klaviyo": "klaviyo_sink",
     "otlp": "otlp",
+    "spans": "spans",
 }
 """The rows in the order they are run, and each one's module."""
 

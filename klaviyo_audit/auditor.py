@@ -20,6 +20,7 @@ from klaviyo_audit.journal.writer import JournalWriter
 from klaviyo_audit.klaviyo import instrument as instrumentation
 from klaviyo_audit.klaviyo import proxy
 from klaviyo_audit.objects import AuditedObject, audit_object
+from klaviyo_audit.otel.telemetry import Telemetry, is_disabled
 from klaviyo_audit.recorder import Recorder
 from klaviyo_audit.sinks.attempts import is_delivering
 from klaviyo_audit.sinks.queue import QueueBooks, QueueWriter
@@ -127,7 +128,9 @@ class Auditor:
             on_failure=self.settings.on_failure,
             gate=gate,
             on_deletion=self._forget if self.settings.forget_on_deletion else None,
+            actor_baggage=(self.settings.actor_baggage or "").split(","),
         )
+        self.observe()
         if problem is not None and not isinstance(self._writer, QueueWriter):
             self.recorder.lost(problem)
         self._resolved: list[dict[str, Any]] = []
@@ -208,6 +211,50 @@ class Auditor:
         return self.recorder.event(
             action, resource=resource, result=result, metadata=metadata, user_id=user_id
         )
+
+    def observe(self, **given: Any) -> None:
+        """Choose who is told of calls as spans and metrics, from the next call on.
+
+        Args:
+            **given: ``tracer_provider`` and ``meter_provider``, instead of those of the process;
+                ``request_hook`` and ``response_hook``, as for `klaviyo_audit.otel.spans.Spans`.
+        """
+        off = self.settings.telemetry == "off" or is_disabled()
+        self.recorder.observe(None if off else partial(self._telemetry, **given))
+
+    def _telemetry(
+        self,
+        tracer_provider: Any = None,
+        meter_provider: Any = None,
+        request_hook: Any = None,
+        response_hook: Any = None,
+    ) -> Telemetry:
+        from klaviyo_audit.otel.metrics import Metrics
+        from klaviyo_audit.otel.spans import Spans
+
+        spans = Spans(
+            tracer_provider,
+            request_hook=request_hook,
+            response_hook=response_hook,
+            suppress_http=self.settings.http_spans == "suppressed",
+            user=self._user_shown,
+        )
+        metrics = Metrics(meter_provider, lost=lambda: self.lost, sinks=self._sink_figures)
+        return Telemetry(spans, metrics, self.recorder.telemetry_failed)
+
+    def _user_shown(self, user_id: str) -> str | None:
+        """What spans say of an actor."""
+        from klaviyo_audit.privacy.identifiers import Kind
+
+        gate, shown = self.recorder.gate, self.settings.span_user_id
+        if shown == "pseudonym":
+            return gate.pseudonym(Kind.USER, user_id)
+        return gate.identity(user_id) if shown == "plain" else None
+
+    def _sink_figures(self) -> dict[str, tuple[float, int]]:
+        """For each sink of this process how many seconds it is behind, and its failures."""
+        threads = () if self._shipping is None else self._shipping.threads
+        return {one.name: (one.condition.behind(), one.condition.failures) for one in threads}
 
     def flush(self, timeout: float = 5.0) -> bool:
         """Wait until sinks that run in this process have got what was recorded before now.

@@ -18,6 +18,7 @@ from klaviyo_audit.recorder import CallRecord, Target, describe_error
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from klaviyo_audit.otel.telemetry import LiveCall
     from klaviyo_audit.recorder import Recorder
 
 _MAX_RESOURCE = 300
@@ -182,7 +183,7 @@ def audited_function(
 class _Running:
     """One call of an audited function, from the first step to the outcome."""
 
-    __slots__ = ("_args", "_call", "_kwargs", "_plan", "_token")
+    __slots__ = ("_args", "_call", "_kwargs", "_live", "_plan")
 
     def __init__(self, plan: _Plan, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._plan = plan
@@ -191,32 +192,42 @@ class _Running:
 
     def __enter__(self) -> Self:
         self._call = self._plan.begin(self._args, self._kwargs)
+        self._live = self._plan.source().begin(self._call)
         return self
 
     def __exit__(self, _type: object, error: BaseException | None, _trace: object) -> None:
+        live = self._live
+        attached = None if live is None else live.attach()
         # A consumer that stops early (GeneratorExit) is no failure of the function.
         if error is None or isinstance(error, GeneratorExit):
+            error = None
             self._plan.source().outcome(self._call, Result.SUCCESS)
-            return
-        result = Result.DENIED if isinstance(error, AccessDenied) else Result.FAILURE
-        recorder = self._plan.source()
-        recorder.outcome(self._call, result, describe_error(error, "function", recorder.gate))
+        else:
+            result = Result.DENIED if isinstance(error, AccessDenied) else Result.FAILURE
+            recorder = self._plan.source()
+            recorder.outcome(self._call, result, describe_error(error, "function", recorder.gate))
+        if live is not None:
+            live.finish(attached, self._call, error)
 
     def step(self) -> _Step:
         """The scope in which calls become children of this one."""
-        return _Step(self._call)
+        return _Step(self._call, self._live)
 
 
 class _Step:
-    __slots__ = ("_call", "_token")
+    __slots__ = ("_attached", "_call", "_live", "_token")
 
-    def __init__(self, call: CallRecord) -> None:
+    def __init__(self, call: CallRecord, live: LiveCall | None) -> None:
         self._call = call
+        self._live = live
 
     def __enter__(self) -> None:
         self._token = CURRENT.set(self._call)
+        self._attached = None if self._live is None else self._live.attach()
 
     def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.detach(self._attached)
         # A coroutine that its owner goes on with in another context cannot be reset there.
         with contextlib.suppress(ValueError):
             CURRENT.reset(self._token)

@@ -21,11 +21,12 @@ from klaviyo_audit.privacy.gate import Gate
 from klaviyo_audit.privacy.policy import Level, Subject
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from types import FrameType
 
     from klaviyo_audit.journal.behind import WriteBehind
     from klaviyo_audit.journal.writer import JournalWriter
+    from klaviyo_audit.otel.telemetry import LiveCall, Telemetry
     from klaviyo_audit.privacy.identifiers import Kind
     from klaviyo_audit.sinks.queue import QueueWriter
 
@@ -49,9 +50,9 @@ class Target:
     """
 
     __slots__ = (
-        "_call",
         "_texts",
         "action",
+        "call",
         "identity",
         "intent",
         "outcome",
@@ -78,7 +79,8 @@ class Target:
         self.subject = Subject((action,)) if subject is None else subject
         self.identity = identity
         self.place = place
-        self._call = dict(call)
+        self.call = dict(call)
+        """The members of the entries' ``call``, without ``revision``."""
         self._texts: dict[str | None, str] = {}
         named = f'"action":{json_text(action)},"user_id":'
         self.intent = f'","phase":"intent",{named}'
@@ -90,7 +92,7 @@ class Target:
         """The entry's ``call`` with a comma before it, encoded once a revision."""
         text = self._texts.get(revision)
         if text is None:
-            call = dict(self._call)
+            call = dict(self.call)
             if revision is not None:
                 call["revision"] = revision
             text = f',"call":{json_text(call)}'
@@ -115,6 +117,10 @@ class CallRecord:
     key: str | None = None
     """The entry's ``key`` as JSON text."""
     resource: str | None = None
+    url: str | None = None
+    """As it was sent, query included: not for any record."""
+    result: Result | None = None
+    """Once the outcome is known."""
     agent: str | None = None
     """The User-Agent, cleaned, where it is not the SDK's own."""
     request: Any = None
@@ -168,6 +174,7 @@ class Recorder:
         on_failure: What happens when the journal cannot take an entry.
         gate: What everything passes on its way into an entry.
         on_deletion: Destroys the keys of persons whose deletion was asked for.
+        actor_baggage: Keys of OpenTelemetry baggage that name the actor where nobody else does.
     """
 
     def __init__(
@@ -180,6 +187,7 @@ class Recorder:
         on_failure: OnFailure = "continue",
         gate: Gate | None = None,
         on_deletion: Callable[[Sequence[tuple[Kind, str]]], None] | None = None,
+        actor_baggage: Iterable[str] = (),
     ) -> None:
         self._writer = writer
         self.gate = gate = Gate() if gate is None else gate
@@ -198,6 +206,28 @@ class Recorder:
         self._default = _Rendered(json_text(self._user_id), fallback, fallback, {})
         self._unwell = False
         self._warned = False
+        self._baggage = tuple(filter(None, map(str.strip, actor_baggage)))
+        self._new_telemetry: Callable[[], Telemetry] | None = None
+        self._telemetry: Telemetry | None = None
+
+    def observe(self, new_telemetry: Callable[[], Telemetry] | None) -> None:
+        """Choose what tells OpenTelemetry about calls; it is made when the program has that."""
+        self._new_telemetry = new_telemetry
+        self._telemetry = None
+
+    def begin(self, call: CallRecord) -> LiveCall | None:
+        """Tell OpenTelemetry that a call begins, if the program has it and anybody listens."""
+        if self._new_telemetry is None or _opentelemetry() is None:
+            return None
+        if self._telemetry is None:
+            try:
+                self._telemetry = self._new_telemetry()
+            except Exception as error:
+                self._new_telemetry = None
+                self.telemetry_failed(error)
+                return None
+        actor = ACTOR.get()
+        return self._telemetry.begin(call, self._default_user if actor is None else actor.user_id)
 
     def level(self, call: CallRecord) -> Level:
         """How much of a call is kept."""
@@ -241,6 +271,7 @@ class Recorder:
         self, call: CallRecord, result: Result, error: Mapping[str, str] | None = None
     ) -> None:
         """Write the call's outcome. Never raises: the call's own result is what counts."""
+        call.result = result
         try:
             # Only the next intent finds out whether the journal works again.
             if self._write(call, result, error) is not None:
@@ -264,7 +295,7 @@ class Recorder:
         """
         entry_id = str(uuid7())
         actor = ACTOR.get()
-        who = self._default if actor is None else self._rendered(actor)
+        who = self._nobody() if actor is None else self._rendered(actor)
         parent = context.CURRENT.get()
         gate = self.gate
         action = gate.text(action, 200)
@@ -319,7 +350,7 @@ class Recorder:
         """
         target = call.target
         actor = ACTOR.get()
-        who = self._default if actor is None else self._rendered(actor)
+        who = self._nobody() if actor is None else self._rendered(actor)
         facts = f'"timestamp":"{now()}'
         facts += target.intent if result is None else target.outcome
         facts += who.user_id
@@ -344,7 +375,12 @@ class Recorder:
             rest += f',"error":{json_text(error)}'
         if not bare:
             rest += self._kept(call, who)
-        return self._writer.append_line(target.action, call.id, facts, rest, linked=self._block)
+        telemetry = self._telemetry
+        began = 0 if telemetry is None or not telemetry.measures else perf_counter_ns()
+        refused = self._writer.append_line(target.action, call.id, facts, rest, linked=self._block)
+        if began and telemetry is not None and refused is None:
+            telemetry.appended("intent" if result is None else "outcome", result, began)
+        return refused
 
     def _kept(self, call: CallRecord, who: _Rendered) -> str:
         """The members that rules decide about, with a comma before each."""
@@ -363,6 +399,19 @@ class Recorder:
         if metadata:
             rest += f',"metadata":{json_text(metadata)}'
         return rest
+
+    def _nobody(self) -> _Rendered:
+        """Who acts where no `acting_as` says so."""
+        if self._baggage and _opentelemetry() is not None:
+            from opentelemetry import baggage
+
+            for key in self._baggage:
+                value = baggage.get_baggage(key)
+                if isinstance(value, str) and value:
+                    return self._rendered(
+                        context.ActorContext(value, None, None, None, {"actor_source": key}, None)
+                    )
+        return self._default
 
     def _rendered(self, actor: context.ActorContext) -> _Rendered:
         if actor.rendered is not None and actor.rendered[0] is self:
@@ -411,6 +460,14 @@ class Recorder:
     def trouble(self, what: str, error: Exception, remedy: str) -> None:
         """Say that something behind the program's back went wrong, and what to try."""
         _say(f"{what} ({type(error).__name__}); the program is not affected. Try: {remedy}")
+
+    def telemetry_failed(self, error: Exception) -> None:
+        """Say that OpenTelemetry, or what the program has plugged into it, does not work."""
+        self.trouble(
+            "spans or metrics of calls could not be made",
+            error,
+            "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=klaviyo switches them off; the trail goes on",
+        )
 
     def low_space(self, free: int, *, stopped: bool) -> None:
         """Say that the disk is getting full."""

@@ -46,6 +46,7 @@ from klaviyo_audit.settings_sources import (
     from_file,
     variable,
 )
+from klaviyo_audit.settings_telemetry import TelemetrySettings
 from klaviyo_audit.settings_types import (
     Count,
     DaysOrNone,
@@ -174,6 +175,7 @@ class _JournalSettings(BaseModel):
 
 class Settings(
     PrivacySettings,
+    TelemetrySettings,
     KeySettings,
     KafkaSinkSettings,
     KlaviyoSinkSettings,

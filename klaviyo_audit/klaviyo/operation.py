@@ -56,17 +56,23 @@ def run_audited(
     """Run an SDK call from beginning to outcome. What it returns and raises is unchanged."""
     call = CallRecord(target, CURRENT.get(), is_sdk=True)
     token = CURRENT.set(call)
+    live = recorder.begin(call)
+    attached = None if live is None else live.attach()
     try:
         result = run(*args, **kwargs)
     except BaseException as error:
         CURRENT.reset(token)
         settle(recorder, call, error)
+        if live is not None:
+            live.finish(attached, call, error)
         raise
     CURRENT.reset(token)
     if call.frame is not None:
         _let_go(call.frame)
         call.frame = None
     settle(recorder, call, None)
+    if live is not None:
+        live.finish(attached, call, None)
     return result
 
 

@@ -77,6 +77,7 @@ def _describe_request(
         from urllib3.util import parse_url
 
         path = urlsplit(parse_url(url).url).path
+    call.url = url
     call.resource = gate.path(path)
     call.key = key_of(headers, url)
     if headers:

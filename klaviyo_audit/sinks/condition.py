@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any
 
 
@@ -64,6 +66,18 @@ class Condition:
     Now less this is the lag."""
     caught_up_at: str | None = None
     """When everything there was had been delivered the last time."""
+
+    def behind(self) -> float:
+        """How long ago all there was had been delivered, in seconds; 0 while nothing waits.
+
+        Of a sink that another process serves, 0.
+        """
+        if self.state in ("idle", "waiting"):
+            return 0.0
+        since = self.caught_up_at or self.acknowledged_up_to
+        if since is None:
+            return 0.0
+        return max(0.0, time.time() - datetime.fromisoformat(since).timestamp())
 
     def to_dict(self) -> dict[str, Any]:
         """What is known, as JSON has it."""
