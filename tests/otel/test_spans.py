@@ -170,7 +170,12 @@ def test_a_generator_that_is_abandoned_ends_its_span(observed, traced):
 
 
 def test_who_acts_is_only_shown_when_allowed(trail, client, traced):
-    for shown, key in (("pseudonym", None), ("none", "k" * 20), ("plain", None), ("pseudonym", "k" * 20)):
+    for shown, key in (
+        ("pseudonym", None),
+        ("none", "k" * 20),
+        ("plain", None),
+        ("pseudonym", "k" * 20),
+    ):
         settings = {"span_user_id": shown, "pseudonym_key": key, "user_id": "robot"}
         with Auditor(journal=trail.folder, **settings) as auditor:
             auditor.observe(tracer_provider=traced.provider)
