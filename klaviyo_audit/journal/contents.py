@@ -146,7 +146,9 @@ def read_file(path: Path) -> Iterator[Line]:
         contents = open_numbered(path.parent, number, last=None)
     try:
         with reading(path.parent, number or 0):
-            for item in scan(contents.file):
+            # What stands behind the last newline of a file without writers stays as it is.
+            final = number is not None and not may_grow(contents)
+            for item in scan(contents.file, final=final):
                 yield from lines_of(item)
     finally:
         contents.close()
