@@ -30,6 +30,7 @@ ROWS = {
     "peers": "peers",
     "sealing": "sealing",
     "verify": "verify",
+    "durable": "durable",
     "scan": "scanning",
     "shipping": "shipping",
     "klaviyo": "klaviyo_sink",
