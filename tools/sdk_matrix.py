@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 SDKS = ["17.0.0", "20.0.0", "22.0.0", "24.0.0", "25.0.0"]
 TESTS = ["tests/contract", "tests/klaviyo", "tests/testing"]
+OLDEST_TELEMETRY = "1.30.0"
+"""The oldest OpenTelemetry that is supported goes with the oldest SDK, and is tested there too."""
+TELEMETRY_TESTS = ["tests/otel/test_spans.py", "tests/otel/test_metrics.py"]
 NEWER_PYTHONS = ["3.14", "3.13", "3.12"]
 PARALLEL = 2
 
@@ -90,7 +93,11 @@ def run(sdk: str, python: str, for_pytest: list[str] | None) -> Outcome:
     began = time.monotonic()
     folder = ROOT / f".venvs/sdk-{sdk}"
     inside = folder / "bin/python"
-    pinned = ["-e", ".[test]", f"klaviyo-api=={sdk}"]
+    pinned = ["-e", ".[contract]", f"klaviyo-api=={sdk}"]
+    tests = list(TESTS)
+    if sdk == SDKS[0]:
+        pinned += [f"opentelemetry-{part}=={OLDEST_TELEMETRY}" for part in ("api", "sdk")]
+        tests += TELEMETRY_TESTS
     ok, printed = _run([python, ROOT / "tools/environment.py", folder, *pinned])
     if printed:
         print(printed, flush=True)
@@ -98,7 +105,7 @@ def run(sdk: str, python: str, for_pytest: list[str] | None) -> Outcome:
     if ok and for_pytest is not None:
         results = folder / "results.xml"
         results.unlink(missing_ok=True)
-        paths = [] if any((ROOT / word).exists() for word in for_pytest) else TESTS
+        paths = [] if any((ROOT / word).exists() for word in for_pytest) else tests
         own = ["-o", f"cache_dir={folder / 'pytest-cache'}", f"--junit-xml={results}"]
         ok, printed = _run([inside, "-m", "pytest", *own, *for_pytest, *paths])
         shown = printed.splitlines()[-1:] if ok else [printed]

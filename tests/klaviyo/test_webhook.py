@@ -84,6 +84,8 @@ def test_headers_in_any_form(form):
 
 
 def test_headers_of_real_libraries():
+    pytest.importorskip("starlette", reason="missing: starlette")
+    pytest.importorskip("werkzeug", reason="missing: werkzeug")
     from starlette.datastructures import Headers as StarletteHeaders
     from urllib3 import HTTPHeaderDict
     from werkzeug.datastructures import Headers as WerkzeugHeaders

@@ -5,7 +5,6 @@ import asyncio
 import pytest
 from openapi_client.exceptions import ForbiddenException
 from opentelemetry import baggage, context, trace
-from opentelemetry.instrumentation.urllib3 import URLLib3Instrumentor
 from opentelemetry.trace import SpanKind, StatusCode
 from pydantic import ValidationError
 
@@ -14,6 +13,17 @@ from klaviyo_audit.otel.spans import server_of
 from tests import planted
 
 LIST = {"data": {"type": "list", "attributes": {"name": "Newsletter"}}}
+
+
+@pytest.fixture
+def urllib3_traced(traced):
+    """The instrumentation of urllib3, on."""
+    module = pytest.importorskip(
+        "opentelemetry.instrumentation.urllib3", reason="missing: the instrumentation of urllib3"
+    )
+    module.URLLib3Instrumentor().instrument(tracer_provider=traced.provider)
+    yield
+    module.URLLib3Instrumentor().uninstrument()
 
 
 def ids(span):
@@ -51,18 +61,15 @@ def test_intent_and_outcome_name_the_span(observed, client, traced, trail):
     assert both == [ids(traced.span())[1]] * 2
 
 
-def test_function_call_and_http_are_parent_and_child(observed, client, traced, trail):
-    URLLib3Instrumentor().instrument(tracer_provider=traced.provider)
-    try:
-        klaviyo = observed.audit(client)
+@pytest.mark.usefixtures("urllib3_traced")
+def test_function_call_and_http_are_parent_and_child(observed, client, traced):
+    klaviyo = observed.audit(client)
 
-        @observed.audited(action="loyalty.redeem")
-        def redeem():
-            klaviyo.Lists.get_list("L1")
+    @observed.audited(action="loyalty.redeem")
+    def redeem():
+        klaviyo.Lists.get_list("L1")
 
-        redeem()
-    finally:
-        URLLib3Instrumentor().uninstrument()
+    redeem()
     http, call, function = traced.spans()
     assert (function.name, function.kind) == ("loyalty.redeem", SpanKind.INTERNAL)
     assert function.parent is None
@@ -72,14 +79,11 @@ def test_function_call_and_http_are_parent_and_child(observed, client, traced, t
     assert trace.get_current_span() is trace.INVALID_SPAN
 
 
+@pytest.mark.usefixtures("urllib3_traced")
 def test_http_spans_can_be_suppressed(trail, client, traced):
-    URLLib3Instrumentor().instrument(tracer_provider=traced.provider)
-    try:
-        with Auditor(journal=trail.folder, http_spans="suppressed") as auditor:
-            auditor.observe(tracer_provider=traced.provider)
-            auditor.audit(client).Lists.get_list("L1")
-    finally:
-        URLLib3Instrumentor().uninstrument()
+    with Auditor(journal=trail.folder, http_spans="suppressed") as auditor:
+        auditor.observe(tracer_provider=traced.provider)
+        auditor.audit(client).Lists.get_list("L1")
     assert traced.span().name == "GET /api/lists/{id}"
 
 
