@@ -400,7 +400,7 @@ class Shipper:
     def _postpone(self, errand: _Errand, error: Exception) -> bool:
         condition = self.condition
         hung = isinstance(error, Overdue) and self._attempts.overdue > 1
-        most = min(self._pace.retry_most, _FIRST_RETRY_SECONDS * 2 ** min(errand.attempts, 30))
+        most = min(self._pace.retry_most, _FIRST_RETRY_SECONDS * 2 ** min(errand.attempts - 1, 30))
         wait = random.uniform(0, most)  # noqa: S311  (full jitter, nothing secret)
         if isinstance(error, Retry) and error.after is not None and error.after > 0:
             wait += min(error.after, _LONGEST_AFTER_SECONDS)
