@@ -39,7 +39,8 @@ class Hangs:
 
 def run(code, folder, **env):
     return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
+        # Python 3.12 and later warn of every fork of a program with threads.
+        [sys.executable, "-W", "ignore:This process", "-c", textwrap.dedent(code)],
         capture_output=True,
         text=True,
         timeout=60,
