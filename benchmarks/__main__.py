@@ -32,6 +32,7 @@ ROWS = {
     "verify": "verify",
     "durable": "durable",
     "scan": "scanning",
+    "privacy": "privacy",
     "shipping": "shipping",
     "klaviyo": "klaviyo_sink",
     "otlp": "otlp",

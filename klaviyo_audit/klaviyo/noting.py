@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from klaviyo_audit.klaviyo import capture
-from klaviyo_audit.klaviyo.consent import consent_of
+from klaviyo_audit.klaviyo.consent import CHANGES, consent_of
 from klaviyo_audit.klaviyo.kept import Kept, kept_for
 from klaviyo_audit.klaviyo.subjects import (
     DELETION,
+    IDENTIFIERS,
     MAX_SUBJECTS,
     attributes,
     identifiers,
@@ -49,8 +50,9 @@ def note_request(recorder: Recorder, call: CallRecord, url: str, body: Any) -> N
             call.subjects = subjects_of(target.place, url, body, gate)
         if level is _NONE:
             return
-        if target.place is not None and target.identity is not None:
-            call.consent = consent_of(target.identity, body, gate)
+        identity = target.identity
+        if identity is not None and identity in CHANGES:
+            call.consent = consent_of(identity, body, gate)
         if level is not _METADATA:
             call.request = capture.request_shape(url, body, _allowed(call), gate)
     except Exception as unforeseen:
@@ -86,19 +88,19 @@ def subjects_of(place: tuple[str, ...] | None, url: str, body: Any, gate: Gate) 
 
     At most 1,000; a mark after them says how many more there were.
     """
-    named: dict[str, None] = {}
+    named: dict[str | None, None] = {}
+    pseudonym = gate.pseudonym
     if place is not None and body is not None:
         for found in attributes(place, body):
-            for kind, value in identifiers(found):
-                name = gate.pseudonym(kind, value)
-                if name is not None:
-                    named[name] = None
+            for member, kind in IDENTIFIERS:
+                if member in found:
+                    value = found[member]
+                    if type(value) is str and value:
+                        named[pseudonym(kind, value)] = None
     if "filter=" in url:
         for kind, value in in_filter(url):
-            name = gate.pseudonym(kind, value)
-            if name is not None:
-                named[name] = None
-    names = list(named)
+            named[pseudonym(kind, value)] = None
+    names = [name for name in named if name is not None]
     if len(names) > MAX_SUBJECTS:
         return [*names[:MAX_SUBJECTS], f"[cut: {len(names)} subjects]"]
     return names

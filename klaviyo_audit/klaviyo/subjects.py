@@ -70,20 +70,17 @@ _QUOTED: Final = re.compile(r"\"([^\"]{1,1000})\"|'([^']{1,1000})'")
 _KINDS: Final = dict(IDENTIFIERS)
 
 
-def attributes(place: tuple[str, ...], body: Any) -> Iterator[dict[str, Any]]:
+def attributes(place: tuple[str, ...], body: Any) -> list[dict[str, Any]]:
     """The objects at a place of a body, at most `MAX_SUBJECTS`."""
     for index, step in enumerate(place):
-        if step == "[]":
+        if type(body) is dict and step in body:
+            body = body[step]
+        elif step == "[]" and type(body) is list:
             rest = place[index + 1 :]
-            if isinstance(body, list):
-                for member in islice(body, MAX_SUBJECTS):
-                    yield from attributes(rest, member)
-            return
-        if type(body) is not dict or step not in body:
-            return
-        body = body[step]
-    if type(body) is dict:
-        yield body
+            return [one for member in body[:MAX_SUBJECTS] for one in attributes(rest, member)]
+        else:
+            return []
+    return [body] if type(body) is dict else []
 
 
 def identifiers(found: dict[str, Any]) -> Iterator[tuple[Kind, str]]:

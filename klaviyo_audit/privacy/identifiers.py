@@ -29,6 +29,8 @@ _LABEL = re.compile(r"[^\W_](?:[\w-]{0,61}[^\W_])?\Z")
 class Kind(StrEnum):
     """What identifies a person; the first part of a pseudonym."""
 
+    __hash__ = str.__hash__  # that of Enum is a call of Python code, at every look-up
+
     EMAIL = "email"
     PHONE = "phone"
     EXTERNAL_ID = "external_id"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from hashlib import sha256
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from klaviyo_audit.privacy.identifiers import Kind, normalise
+from klaviyo_audit.privacy.identifiers import Kind, email, normalise
 
 if TYPE_CHECKING:
     from klaviyo_audit.privacy.keyring import Key, KeyRing
@@ -46,6 +46,12 @@ class Mac:
         outer.update(inner.digest())
         return outer.hexdigest()
 
+    def begun(self, prefix: bytes) -> tuple[Any, Any]:
+        """Copies of both states, the inner one with the beginning of a message in it."""
+        inner = self._inner.copy()
+        inner.update(prefix)
+        return inner, self._outer.copy()
+
     def digest(self, message: bytes) -> bytes:
         """The code of a message, 32 bytes."""
         return bytes.fromhex(self.hexdigest(message))
@@ -74,12 +80,15 @@ class Naming(Protocol):
 class RingNaming:
     """Pseudonyms by the keys of a ring."""
 
-    __slots__ = ("_macs", "_middle", "_newest")
+    __slots__ = ("_macs", "_newest")
 
     def __init__(self, ring: KeyRing) -> None:
         self._macs = [(key.id, Mac(key.secret)) for key in ring.keys]
-        self._newest = self._macs[0][1]
-        self._middle = f":{ring.newest.id}:"
+        newest = self._macs[0][1]
+        self._newest = {
+            kind: (f"{kind.value}:{ring.newest.id}:", *newest.begun(message(kind, "")))
+            for kind in Kind
+        }
 
     @property
     def key_ids(self) -> tuple[str, ...]:
@@ -88,7 +97,12 @@ class RingNaming:
 
     def name(self, kind: Kind, normal: str) -> str:
         """The pseudonym by the newest key."""
-        return kind + self._middle + self._newest.hexdigest(message(kind, normal))[:DIGITS]
+        prefix, inner, outer = self._newest[kind]
+        inner, outer = inner.copy(), outer.copy()
+        inner.update(normal.encode("utf-8", "surrogatepass"))
+        outer.update(inner.digest())
+        name: str = prefix + outer.hexdigest()[:DIGITS]
+        return name
 
     def names(self, kind: Kind, normal: str) -> list[str]:
         """The pseudonyms by every key, the newest first."""
@@ -120,8 +134,8 @@ class Pseudonyms:
 
     def of(self, kind: Kind, value: str) -> str | None:
         """The pseudonym of an identifier; None if it is none of that kind."""
-        normal = normalise(kind, value, self.region)
-        return None if normal is None else self.of_normal(kind, normal)
+        normal = email(value) if kind is Kind.EMAIL else normalise(kind, value, self.region)
+        return None if normal is None else self._naming[0].name(kind, normal)
 
     def of_normal(self, kind: Kind, normal: str) -> str | None:
         """The pseudonym of an identifier in its one spelling."""

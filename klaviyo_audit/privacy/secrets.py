@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from itertools import islice
 from math import log2
 from threading import Lock
 from typing import TYPE_CHECKING, Final
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 _MIN_CREDENTIAL: Final = 8
 _MAX_CREDENTIALS: Final = 256
+MAX_FINDINGS: Final = 500
+"""Findings of one kind in a text; what follows the last of them is masked unread."""
 
 _UNDERSCORE: Final = r"(?:_|%(?:25){0,3}5f|\\{1,8}u005f)"
 # Klaviyo's private keys in both formats: pk_ + 34 hexadecimal digits, pk_<site>_ + 34.
@@ -36,7 +39,7 @@ _QUOTE: Final = r"(?:\\{0,8}[\"']|%(?:25){0,3}22|&quot;)"
 _TOLD: Final = re.compile(
     rf"(?:{_TELLING_WORDS})[\w.\-\]]{{0,40}}+{_QUOTE}?\s{{0,4}}+"
     r"(?:=>?|:|%(?:25){0,3}3[ad])\s{0,4}+"
-    rf"(?:({_QUOTE})(?P<quoted>[^\"'\\\n]{{1,}}+)|(?P<bare>{_VALUE}{{1,}}+))"
+    rf"(?:{_QUOTE}([^\"'\\\n]{{1,}}+)|({_VALUE}{{1,}}+))"
 )
 # "the token is q8Zr0...": only what looks random.
 _MENTIONED: Final = re.compile(
@@ -102,20 +105,32 @@ def is_telling(name: str) -> bool:
 
 def find(text: str, credentials: Credentials = CREDENTIALS) -> list[tuple[int, int]]:
     """Where keys, tokens, passwords and used credentials stand in a text, in order of place."""
-    spans = list(credentials.spans(text))
+    spans = list(islice(credentials.spans(text), MAX_FINDINGS))
+    if len(spans) == MAX_FINDINGS:
+        spans = [(0, len(text))]  # they come value by value, and not in order of place
     lowered = _lower(text)
     if "pk" in lowered:
-        spans += [match.span() for match in _KEY.finditer(lowered)]
+        spans += _bounded(_matches(_KEY, lowered), text)
     if "eyJ" in text:
-        spans += [match.span() for match in _WEB_TOKEN.finditer(text)]
-    spans += [match.span(1) for match in _SCHEME.finditer(lowered)]
-    for match in _TOLD.finditer(lowered):
-        spans.append(match.span("quoted" if match["quoted"] else "bare"))
-    for match in _MENTIONED.finditer(lowered):
-        if is_random(text[match.start(1) : match.end(1)]):
-            spans.append(match.span(1))
+        spans += _bounded(_matches(_WEB_TOKEN, text), text)
+    spans += _bounded(_matches(_SCHEME, lowered), text)
+    spans += _bounded(_matches(_TOLD, lowered), text)
+    mentioned = (one for one in _matches(_MENTIONED, lowered) if is_random(text[slice(*one)]))
+    spans += _bounded(mentioned, text)
     spans.sort()
     return spans
+
+
+def _matches(pattern: re.Pattern[str], text: str) -> Iterator[tuple[int, int]]:
+    """Where a pattern's last group matches, or all of it."""
+    return (match.span(match.lastindex or 0) for match in pattern.finditer(text))
+
+
+def _bounded(spans: Iterator[tuple[int, int]], text: str) -> list[tuple[int, int]]:
+    found = list(islice(spans, MAX_FINDINGS))
+    if len(found) == MAX_FINDINGS:
+        found.append((found[-1][0], len(text)))
+    return found
 
 
 def is_random(value: str) -> bool:
