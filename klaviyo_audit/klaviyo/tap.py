@@ -21,6 +21,9 @@ _SDK_AGENT = "klaviyo-api-python/"
 """What the SDK says it is, unless the program has set ``ApiClient.user_agent``."""
 
 _INTEGER = re.compile(r"\s*(\d{1,9})")
+_RETRY_AFTER = re.compile(
+    r"(?:[0-9]{1,9}|[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9:]{8} GMT)\Z"
+)
 
 
 def watch_attempt(
@@ -172,7 +175,12 @@ def _rate_limit(headers: Mapping[str, str], gate: Gate) -> str:
     if retry_after is None:
         return text
     text = f"{text}," if text else ""
-    return f'{text}"retry_after":{json_text(gate.text(retry_after, 60))}'
+    return f'{text}"retry_after":{json_text(_told(retry_after, gate))}'
+
+
+def _told(retry_after: str, gate: Gate) -> str:
+    """``Retry-After`` as sent, if it is seconds or an HTTP date (RFC 9110, section 10.2.3)."""
+    return retry_after if _RETRY_AFTER.match(retry_after) else gate.token(retry_after)
 
 
 def _lenient_rate_limit(headers: Mapping[str, str]) -> str:

@@ -33,7 +33,7 @@ _NAME: Final = re.compile(
     r"[A-Za-z0-9_.<>-]{1,100}(?: \([A-Za-z0-9_.<>]{1,60}\))?\Z"
 )
 # An id that a server gives a request.
-_TOKEN: Final = re.compile(r"[A-Za-z0-9.:-]{1,100}\Z")
+_TOKEN: Final = re.compile(r"[A-Za-z0-9._:-]{1,100}\Z")
 
 
 class Gate:
@@ -111,12 +111,15 @@ class Gate:
         """An id that a server gives, as in a response's header."""
         if (
             "eyJ" not in value
+            and "pk_" not in value
+            and "PK_" not in value
             and value[:2] != "00"
             and _TOKEN.match(value) is not None
             and not self._credentials.found_in(value)
         ):
             return value
-        return self.text(value, 100)
+        # No id, so it may be anybody's words.
+        return f"[masked:{len(value)}]"
 
     def path(self, path: str) -> str:
         """A resource's path: ids stay, anything that may be a secret or a person does not.

@@ -115,10 +115,7 @@ def leaks(output: str | bytes) -> list[str]:
     text = output.decode("utf-8", "replace") if isinstance(output, bytes) else output
     found = MARK.findall(text.lower())
     if not text.isascii() or "\\u" in text:
-        shown = text.encode("ascii", "ignore") if not text.isascii() else text.encode()
-        plain = unicodedata.normalize("NFKC", text).lower() + shown.decode(
-            "unicode_escape", "ignore"
-        )
+        plain = re.sub(r"\\+u([0-9a-fA-F]{4})", lambda match: chr(int(match[1], 16)), text)
         found += MARK.findall(unicodedata.normalize("NFKC", plain).lower())
     found += re.findall(r"\(?500\)?[ -]?9\d{2}[ -]?\d{4}", text)
     return sorted(set(found))
