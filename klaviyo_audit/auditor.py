@@ -238,6 +238,7 @@ class Auditor:
             response_hook=response_hook,
             suppress_http=self.settings.http_spans == "suppressed",
             user=self._user_shown,
+            name=self.recorder.gate.name,
         )
         metrics = Metrics(meter_provider, lost=lambda: self.lost, sinks=self._sink_figures)
         return Telemetry(spans, metrics, self.recorder.telemetry_failed)

@@ -18,6 +18,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from klaviyo_audit._version import __version__
 from klaviyo_audit.entry import Result
+from klaviyo_audit.privacy.gate import Gate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,6 +42,7 @@ _CLIENT_ERRORS: Final = 400
 _UNKNOWN: Final = object()
 _NOBODY: Final = (trace.ProxyTracerProvider, trace.NoOpTracerProvider)
 _ERROR: Final = Status(StatusCode.ERROR)
+_MASKING: Final = Gate()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ class Spans:
         response_hook: The same after it, before the span ends.
         suppress_http: Have no spans of HTTP instrumentations below these.
         user: Gives ``user.id`` for an actor's user id; None: it is left out.
+        name: What the name of an exception's class becomes.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class Spans:
         response_hook: Hook | None = None,
         suppress_http: bool = False,
         user: Callable[[str], str | None] = lambda _: None,
+        name: Callable[[str], str] = _MASKING.name,
     ) -> None:
         self._given = provider is not None
         trace.get_tracer_provider()  # makes the one that the environment names
@@ -89,6 +93,7 @@ class Spans:
         self._response_hook = response_hook
         self._suppress_http = suppress_http
         self._user = user
+        self._name = name
         self._known: dict[Target, tuple[str, SpanKind, dict[str, Any]]] = {}
 
     @property
@@ -117,16 +122,26 @@ class Spans:
         span = self._tracer.start_span(name, kind=kind, attributes=attributes)
         if self._request_hook is not None and span.is_recording():
             _told(self._request_hook, span, CallFacts(call.id, target.action, target.call))
-        return LiveSpan(span, self._response_hook, suppress_http=self._suppress_http)
+        return LiveSpan(
+            span, self._response_hook, suppress_http=self._suppress_http, name=self._name
+        )
 
 
 class LiveSpan:
     """The span of one call under way."""
 
-    __slots__ = ("_context", "_hook", "span")
+    __slots__ = ("_context", "_hook", "_name", "span")
 
-    def __init__(self, span: Span, hook: Hook | None, *, suppress_http: bool) -> None:
+    def __init__(
+        self,
+        span: Span,
+        hook: Hook | None,
+        *,
+        suppress_http: bool,
+        name: Callable[[str], str] = _MASKING.name,
+    ) -> None:
         self.span = span
+        self._name = name
         self._hook = hook
         self._context = trace.set_span_in_context(span)
         if suppress_http:
@@ -148,12 +163,12 @@ class LiveSpan:
         span = self.span
         if span.is_recording():
             span.set_attributes(_outcome(call, result))
-            kind = error_type(call, result, error)
+            kind = error_type(call, result, error, self._name)
             if kind is not None:
                 span.set_attribute("error.type", kind)
                 span.set_status(_ERROR)
             if error is not None:
-                span.add_event("exception", {"exception.type": _qualified(error)})
+                span.add_event("exception", {"exception.type": self._name(_qualified(error))})
             if self._hook is not None:
                 target = call.target
                 facts = CallFacts(
@@ -163,13 +178,18 @@ class LiveSpan:
         span.end()
 
 
-def error_type(call: CallRecord, result: Result, error: BaseException | None) -> str | None:
+def error_type(
+    call: CallRecord,
+    result: Result,
+    error: BaseException | None,
+    name: Callable[[str], str] = _MASKING.name,
+) -> str | None:
     """The value of ``error.type``: the HTTP status where there is one, else the exception."""
     status = call.status
     if status is not None and status >= _CLIENT_ERRORS:
         return str(status)
     if error is not None:
-        return _qualified(error)
+        return name(_qualified(error))
     return None if result is Result.SUCCESS else result.value
 
 
@@ -224,7 +244,9 @@ def _outcome(call: CallRecord, result: Result) -> dict[str, Any]:
         if server is not None:
             attributes["server.address"], attributes["server.port"] = server
             # Without the query: filters hold e-mail addresses.
-            attributes["url.full"] = f"{origin}{call.resource}"
+            scheme, _, host = origin.partition("://")
+            # Nor the user and password that an address may have.
+            attributes["url.full"] = f"{scheme}://{host.rpartition('@')[2]}{call.resource}"
     return attributes
 
 

@@ -16,6 +16,9 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from klaviyo_api import KlaviyoAPI
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from pydantic import BaseModel
 
 from klaviyo_audit import Auditor, acting_as
@@ -131,6 +134,10 @@ class World:
             policy=policy,
             **given,
         )
+        self.spans = InMemorySpanExporter()
+        provider = TracerProvider()
+        provider.add_span_processor(SimpleSpanProcessor(self.spans))
+        self.auditor.observe(tracer_provider=provider)
         self.messages = io.StringIO()
         self.handler = logging.StreamHandler(self.messages)
         logging.getLogger("klaviyo_audit").addHandler(self.handler)
@@ -219,6 +226,7 @@ class World:
         return "\n".join([
             *everything, self.console.getvalue(), self.messages.getvalue(),
             *(str(one) for one in self.memory.entries),
+            *(one.to_json() for one in self.spans.get_finished_spans()),
         ])  # fmt: skip
 
 
@@ -378,6 +386,7 @@ def test_nothing_reaches_a_sink_around_the_gate(tmp_path, monkeypatch):
         world.close()
     assert next(words) > "zebra30"
     assert output.count("closed") > 20
+    assert len(world.spans.get_finished_spans()) == 5
     assert "zebra" not in output.lower()
 
 
