@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from klaviyo_audit.klaviyo.names import sdk_names
-from klaviyo_audit.security import sources
+from klaviyo_audit.security import repository, sources
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -88,9 +88,9 @@ def _python_files(path: Path, result: CodeScopes) -> Iterator[sources.Source]:
     def unread(name: str, why: str) -> None:
         result.unread.append((name, why))
 
-    in_git = path.is_dir() and sources.repository_of(path) and not sources.is_ignored(path)
+    in_git = path.is_dir() and repository.repository_of(path) and not repository.is_ignored(path)
     found: Iterable[sources.Source] = (
-        sources.work_tree(path, unread) if in_git else sources.files(path, unread)
+        repository.work_tree(path, unread) if in_git else sources.files(path, unread)
     )
     for source in found:
         if source.path.endswith(".py") or not path.is_dir():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from klaviyo_audit.klaviyo.keys import fingerprint
-from klaviyo_audit.security import patterns, sources
+from klaviyo_audit.security import patterns, repository, sources
 from klaviyo_audit.security.matching import search
 from klaviyo_audit.security.patterns import Rule
 from klaviyo_audit.security.sources import ScanFailed
@@ -91,7 +91,7 @@ def scan(
     """
     if not path.exists():
         raise ScanFailed(f"there is no {str(path)!r}")
-    top = sources.repository_of(path)
+    top = repository.repository_of(path)
     if top is None and (history or staged):
         raise ScanFailed(f"{str(path)!r} is in no git repository, so it has no history or index")
     known = _baseline(baseline)
@@ -99,17 +99,17 @@ def scan(
     unread = _unread_in(result)
     if staged:
         assert top is not None
-        _look(result, sources.staged(top), known)
-    elif top is None or not path.is_dir() or sources.is_ignored(path):
+        _look(result, repository.staged(top), known)
+    elif top is None or not path.is_dir() or repository.is_ignored(path):
         _look(result, sources.files(path, unread), known)
     else:
-        _look(result, sources.work_tree(path, unread), known)
+        _look(result, repository.work_tree(path, unread), known)
     if top is not None:
-        result.finds += [Find(Rule.TRACKED_ENV, name) for name in sources.tracked_env_files(top)]
+        result.finds += [Find(Rule.TRACKED_ENV, name) for name in repository.tracked_env_files(top)]
     if history:
         assert top is not None
         past = Scan()
-        _look(past, sources.history(top, (_NOTEBOOK, *patterns.BARE_SUFFIXES)), {})
+        _look(past, repository.history(top, (_NOTEBOOK, *patterns.BARE_SUFFIXES)), {})
         _place(past, top, known)
         _add_past(result, past)
     return result
@@ -196,7 +196,7 @@ def _cells(notebook: bytes) -> bytes:
 def _place(past: Scan, top: Path, known: Mapping[str, frozenset[str]]) -> None:
     """Say of finds in history under which paths, and when, they came in."""
     placed: list[Find] = []
-    by_blob = sources.places(top, {find.blob for find in past.finds if find.blob})
+    by_blob = repository.places(top, {find.blob for find in past.finds if find.blob})
     for find in past.finds:
         places = by_blob.get(find.blob or "")
         if not places:
