@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         KlaviyoAuditError,
         WebhookVerificationError,
     )
+    from klaviyo_audit.guard.policy import Guard
     from klaviyo_audit.klaviyo.keysource import KeySource
     from klaviyo_audit.klaviyo.webhook import WebhookDelivery, verify_signature, verify_webhook
 
@@ -34,6 +35,7 @@ __all__ = [
     "AuditUnavailable",
     "Auditor",
     "ConfigurationError",
+    "Guard",
     "JournalCorrupt",
     "KeySource",
     "KlaviyoAuditError",
@@ -60,6 +62,7 @@ _LAZY = {
     "AuditUnavailable": "klaviyo_audit.errors",
     "Auditor": "klaviyo_audit.auditor",
     "ConfigurationError": "klaviyo_audit.errors",
+    "Guard": "klaviyo_audit.guard.policy",
     "JournalCorrupt": "klaviyo_audit.errors",
     "KeySource": "klaviyo_audit.klaviyo.keysource",
     "KlaviyoAuditError": "klaviyo_audit.errors",

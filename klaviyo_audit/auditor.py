@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from klaviyo_audit.entry import Result
+    from klaviyo_audit.guard import Guard
     from klaviyo_audit.journal.background import SealerThread
+    from klaviyo_audit.klaviyo.guarding import Enforcer
     from klaviyo_audit.privacy.gate import Gate
     from klaviyo_audit.privacy.identifiers import Kind
     from klaviyo_audit.settings import Settings
@@ -55,6 +57,8 @@ class Auditor:
     Args:
         journal: Folder of the journal (setting ``dir``).
         sinks: Where entries go beside the journal: names of sinks, or `Sink` objects.
+        guard: Which calls may go out: name of a preset, a mapping of a `Guard`'s arguments, or a
+            `Guard`.
         **settings: Any other setting by its name.
 
     Raises:
@@ -71,8 +75,10 @@ class Auditor:
         journal: str | Path | None = None,
         *,
         sinks: Sequence[str | Sink] | None = None,
+        guard: str | Mapping[str, Any] | Guard | None = None,
         **settings: Any,
     ) -> None:
+        from klaviyo_audit.guard.assembly import make_guard
         from klaviyo_audit.privacy.assembly import make_gate
         from klaviyo_audit.settings import load
 
@@ -81,18 +87,21 @@ class Auditor:
         given = [sink for sink in sinks or () if not isinstance(sink, str)]
         if sinks is not None:
             settings["sinks"] = tuple(sink for sink in sinks if isinstance(sink, str))
+        if isinstance(guard, str):
+            settings["guard"] = guard
         self.settings: Settings = load(**settings)
         self._sinks = _sinks(given, self.settings)
         fallback = self.settings.user_id is None
         service = self.settings.service or _program_name()
         user = self.settings.user_id or f"{service}/{_system_user()}"
         gate = make_gate(self.settings)
+        self.guard = make_guard(self.settings, None if isinstance(guard, str) else guard)
         named = user if fallback else gate.identity(user)
         self._writer: JournalWriter | WriteBehind | QueueWriter = JournalWriter(
             self.settings.dir.absolute(),
             user_id=named,
             origin=_origin(self.settings, gate),
-            opening=_opening(self.settings, gate),
+            opening=_opening(self.settings, gate, self.guard),
             thread_name=gate.name,
             on_loss=self._lost,
             sync=self.settings.durability == "fsync",
@@ -129,6 +138,7 @@ class Auditor:
             gate=gate,
             on_deletion=self._forget if self.settings.forget_on_deletion else None,
             actor_baggage=(self.settings.actor_baggage or "").split(","),
+            guard=self._enforcer(user, is_fallback=fallback),
         )
         self.observe()
         if problem is not None and not isinstance(self._writer, QueueWriter):
@@ -139,6 +149,18 @@ class Auditor:
         self._sealer = self._seal_in_background() if problem is None else None
         self._shipping = self._ship() if self._sinks else None
         atexit.register(self._at_exit)
+
+    def _enforcer(self, user: str, *, is_fallback: bool) -> Enforcer | None:
+        if self.guard is None:
+            return None
+        from klaviyo_audit.klaviyo.guarding import Enforcer
+
+        return Enforcer(
+            self.guard,
+            environment=self.settings.environment,
+            default_user=user,
+            is_fallback=is_fallback,
+        )
 
     @classmethod
     def from_env(cls) -> Self:
@@ -372,7 +394,7 @@ class Auditor:
             names,
             user_id=user,
             origin=_origin(settings, gate),
-            opening=_opening(settings, gate),
+            opening=_opening(settings, gate, self.guard),
             thread_name=gate.name,
             capacity=settings.queue_entries,
             overflow=settings.queue_overflow,
@@ -448,7 +470,7 @@ def _system_user() -> str:
         return str(os.getuid())
 
 
-def _opening(settings: Settings, gate: Gate) -> dict[str, Any]:
+def _opening(settings: Settings, gate: Gate, guard: Guard | None) -> dict[str, Any]:
     from klaviyo_audit.launch import run_id
 
     facts: dict[str, Any] = {
@@ -456,6 +478,8 @@ def _opening(settings: Settings, gate: Gate) -> dict[str, Any]:
         "settings": settings.digest(),
         "privacy": gate.describe(),
     }
+    if guard is not None:
+        facts["guard"] = guard.describe()
     run = run_id()
     return facts if run is None else facts | {"run": run[:32]}
 

@@ -20,7 +20,16 @@ R = TypeVar("R")
 class ActorContext:
     """The acting person as `acting_as` names them; a linked list of nested scopes."""
 
-    __slots__ = ("ip", "metadata", "on_behalf_of", "outer", "reason", "rendered", "user_id")
+    __slots__ = (
+        "break_glass",
+        "ip",
+        "metadata",
+        "on_behalf_of",
+        "outer",
+        "reason",
+        "rendered",
+        "user_id",
+    )
 
     def __init__(
         self,
@@ -30,6 +39,8 @@ class ActorContext:
         ip: str | None,
         metadata: dict[str, Any],
         outer: ActorContext | None,
+        *,
+        break_glass: str | None = None,
     ) -> None:
         self.user_id = user_id
         self.outer = outer
@@ -37,11 +48,13 @@ class ActorContext:
         self.on_behalf_of: str | None = on_behalf_of
         self.ip: str | None = ip
         self.metadata: dict[str, Any] = metadata
+        self.break_glass: str | None = break_glass
         if outer is not None:
             self.reason = outer.reason if reason is None else reason
             self.on_behalf_of = outer.on_behalf_of if on_behalf_of is None else on_behalf_of
             self.ip = outer.ip if ip is None else ip
             self.metadata = {**outer.metadata, **metadata}
+            self.break_glass = outer.break_glass if break_glass is None else break_glass
         # What a recorder made of this actor, kept so that it is cleaned once and not per call.
         self.rendered: tuple[object, Any] | None = None
 
@@ -68,17 +81,20 @@ class acting_as:  # noqa: N801  (used like a function: with acting_as("dana"):)
         reason: Why, in a few words. Secrets, e-mail addresses and phone numbers in it are masked.
         on_behalf_of: For whom, when somebody acts in another's name.
         ip: Address the actor came from.
+        break_glass: Why calls in the scope may go out although the guard denies them. Each that
+            does is a warning in the log and an entry of its own. It does not travel to the workers
+            of a task queue.
         **metadata: Further facts, recorded in the entries' ``metadata``.
 
     Raises:
-        TypeError: ``user_id`` is not a non-empty string.
+        TypeError: ``user_id`` is not a non-empty string, or ``break_glass`` says nothing.
 
     Example:
         >>> with acting_as("dana", reason="GDPR request 4711"):
         ...     klaviyo.Data_Privacy.request_profile_deletion(body)  # doctest: +SKIP
     """
 
-    __slots__ = ("_ip", "_metadata", "_on_behalf_of", "_reason", "_user_id")
+    __slots__ = ("_break_glass", "_ip", "_metadata", "_on_behalf_of", "_reason", "_user_id")
 
     def __init__(
         self,
@@ -87,8 +103,11 @@ class acting_as:  # noqa: N801  (used like a function: with acting_as("dana"):)
         reason: str | None = None,
         on_behalf_of: str | None = None,
         ip: str | None = None,
+        break_glass: str | None = None,
         **metadata: Any,
     ) -> None:
+        if break_glass is not None and not (isinstance(break_glass, str) and break_glass.strip()):
+            raise TypeError("break_glass says why, in a few words; it was given none")
         if not isinstance(user_id, str) or not user_id:
             raise TypeError(
                 "acting_as() needs a user id, a non-empty string; "
@@ -98,6 +117,7 @@ class acting_as:  # noqa: N801  (used like a function: with acting_as("dana"):)
         self._reason = reason
         self._on_behalf_of = on_behalf_of
         self._ip = ip
+        self._break_glass = break_glass
         self._metadata = metadata
 
     def __enter__(self) -> Self:
@@ -109,6 +129,7 @@ class acting_as:  # noqa: N801  (used like a function: with acting_as("dana"):)
                 self._ip,
                 self._metadata,
                 ACTOR.get(),
+                break_glass=self._break_glass,
             )
         )
         return self

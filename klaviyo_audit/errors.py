@@ -22,7 +22,26 @@ class AuditUnavailable(KlaviyoAuditError):  # noqa: N818  (the name is public co
 
 
 class AccessDenied(KlaviyoAuditError):  # noqa: N818  (the name is public contract)
-    """The guard does not allow this call. Nothing was sent to Klaviyo."""
+    """The guard does not allow this call. Nothing was sent to Klaviyo.
+
+    Args:
+        message: What was denied, by which rule, what it needs and how to allow it.
+        action: The call, ``klaviyo.lists.delete_list``.
+        rule: What denied it.
+        scopes: OAuth scopes that the call needs.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        action: str | None = None,
+        rule: str | None = None,
+        scopes: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.action = action
+        self.rule = rule
+        self.scopes = scopes
 
 
 class JournalCorrupt(KlaviyoAuditError):  # noqa: N818  (the name is public contract)

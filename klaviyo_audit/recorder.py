@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from klaviyo_audit.journal.behind import WriteBehind
     from klaviyo_audit.journal.writer import JournalWriter
+    from klaviyo_audit.klaviyo.guarding import Enforcer
     from klaviyo_audit.otel.telemetry import LiveCall, Telemetry
     from klaviyo_audit.privacy.identifiers import Kind
     from klaviyo_audit.sinks.queue import QueueWriter
@@ -136,6 +137,10 @@ class CallRecord:
     """Identifiers whose keys go when the call succeeds."""
     level: Level | None = None
     """How much of the call is kept, once that was asked."""
+    guarded: dict[str, Any] | None = None
+    """What the guard has to say, for the entry's ``metadata``."""
+    guarded_url: str | None = None
+    """The URL that the guard has let go."""
     intent_written: bool = False
     frame: FrameType | None = None
     """The frame of the SDK's operation."""
@@ -175,6 +180,7 @@ class Recorder:
         gate: What everything passes on its way into an entry.
         on_deletion: Destroys the keys of persons whose deletion was asked for.
         actor_baggage: Keys of OpenTelemetry baggage that name the actor where nobody else does.
+        guard: What a call has to pass before it goes out.
     """
 
     def __init__(
@@ -188,8 +194,10 @@ class Recorder:
         gate: Gate | None = None,
         on_deletion: Callable[[Sequence[tuple[Kind, str]]], None] | None = None,
         actor_baggage: Iterable[str] = (),
+        guard: Enforcer | None = None,
     ) -> None:
         self._writer = writer
+        self.guard = guard
         self.gate = gate = Gate() if gate is None else gate
         self.on_deletion = on_deletion
         levels = gate.policy.levels
@@ -375,6 +383,8 @@ class Recorder:
             rest += f',"error":{json_text(error)}'
         if not bare:
             rest += self._kept(call, who)
+        elif call.guarded is not None:
+            rest += f',"metadata":{json_text(self.gate.value(call.guarded))}'
         telemetry = self._telemetry
         began = 0 if telemetry is None or not telemetry.measures else perf_counter_ns()
         refused = self._writer.append_line(target.action, call.id, facts, rest, linked=self._block)
@@ -396,6 +406,8 @@ class Recorder:
         metadata = who.metadata
         if call.metadata:
             metadata = {**metadata, **self.gate.value(call.metadata)}
+        if call.guarded is not None:
+            metadata = {**metadata, **self.gate.value(call.guarded)}
         if metadata:
             rest += f',"metadata":{json_text(metadata)}'
         return rest

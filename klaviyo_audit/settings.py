@@ -30,6 +30,7 @@ from pydantic_settings import (
 )
 
 from klaviyo_audit.errors import ConfigurationError
+from klaviyo_audit.settings_guard import GuardSettings
 from klaviyo_audit.settings_kafka import KafkaSinkSettings
 from klaviyo_audit.settings_keys import KeySettings
 from klaviyo_audit.settings_klaviyo import KlaviyoSinkSettings
@@ -174,6 +175,7 @@ class _JournalSettings(BaseModel):
 
 
 class Settings(
+    GuardSettings,
     PrivacySettings,
     TelemetrySettings,
     KeySettings,

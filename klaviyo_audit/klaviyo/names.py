@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from functools import cache
@@ -9,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from klaviyo_audit.klaviyo import catalog
+from klaviyo_audit.klaviyo.risks import key, table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,3 +57,35 @@ def sdk_names() -> SdkNames:
             groups[group] = catalog.operations(api_class)
             classes[class_name] = group
     return SdkNames(groups, classes)
+
+
+@cache
+def names_of(group: str, method: str, path: str) -> tuple[str, ...]:
+    """All names of an operation as rules know them, aliases and those of the newest SDK too.
+
+    Imports the API module of its group if the program has not.
+
+    Args:
+        group: The operation's group, in any case.
+        method: HTTP method.
+        path: Path template.
+
+    Returns:
+        ``profiles.get_profile``, the same after ``klaviyo.``, and ``GET /api/profiles/{id}``.
+    """
+    identity = key(method, path)
+    names: dict[str, None] = {}
+    row = table().get(identity)
+    if row is not None:
+        names[f"{row.group.lower()}.{row.name}"] = None
+    wanted = group.lower().replace("_", "")
+    with contextlib.suppress(ImportError):  # a group that this SDK does not have
+        module = import_module(f"openapi_client.api.{group.lower()}_api")
+        for name, found in vars(module).items():
+            if isinstance(found, type) and name.lower() == f"{wanted}api":
+                names |= {
+                    f"{group.lower()}.{alias}": None
+                    for alias, one in catalog.operations(found).items()
+                    if key(one.method, one.path) == identity
+                }
+    return (*names, *(f"klaviyo.{name}" for name in names), f"{method} {path}")

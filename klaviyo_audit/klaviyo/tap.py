@@ -45,16 +45,21 @@ def watch_attempt(
         kwargs: Its keyword arguments.
 
     Raises:
+        AccessDenied: The guard does not allow it. Nothing was sent.
         AuditUnavailable: See `Recorder.before_request`. Nothing was sent.
         Exception: Whatever ``send`` raises, itself.
     """
-    if not call.attempts:
+    guard = recorder.guard
+    if not call.attempts or (guard is not None and call.guarded_url != url):
         headers = args[2] if len(args) > 2 else kwargs.get("header_params")  # noqa: PLR2004
         text = str(url)
         _describe_request(call, text, headers, recorder.gate)
         if recorder.notes_requests or call.target.place is not None or "filter=" in text:
             body = args[3] if len(args) > 3 else kwargs.get("body")  # noqa: PLR2004
             noting.note_request(recorder, call, text, body)
+        if guard is not None:
+            guard.check(recorder, call, send, text, args, kwargs)
+            call.guarded_url = text
         recorder.before_request(call)
     call.attempts += 1
     call.status = call.http = None

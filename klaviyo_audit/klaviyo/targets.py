@@ -81,6 +81,11 @@ def target_of(function: Callable[..., Any], called_as: str | None) -> Target:
     return _target(operation, variant, called_as)
 
 
+def target_for(operation: catalog.Operation) -> Target:
+    """The target of an operation that was told by a URL."""
+    return _target(operation, None, None)
+
+
 def target_of_caller(frame: FrameType | None, method: str, url_path: str) -> Target:
     """The target of a request that no audited operation made.
 
@@ -105,7 +110,7 @@ def target_of_caller(frame: FrameType | None, method: str, url_path: str) -> Tar
                 # The code object is kept, so that its id stays its own.
                 _by_code[id(frame.f_code)] = (frame.f_code, target)
                 return target
-    return _target(catalog.by_url(method, url_path), None, None)
+    return target_for(catalog.by_url(method, url_path))
 
 
 def caller(depth: int) -> FrameType | None:

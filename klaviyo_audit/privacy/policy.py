@@ -1,29 +1,21 @@
 """The policy file: which rule says how much of a call the trail keeps.
 
-One TOML file: privacy has the table ``[privacy]``, and the guard will have ``[guard]``.
+One TOML file: privacy has the table ``[privacy]``, and the guard has ``[guard]``.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from fnmatch import translate
-from functools import cache
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from klaviyo_audit.entry import Risk
 from klaviyo_audit.errors import ConfigurationError
+from klaviyo_audit.policyfile import any_fits, read_table, refuse_unknown, shown, source_of, texts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
     from pathlib import Path
-
-VERSION: Final = 1
-_TABLES: Final = frozenset({"version", "privacy", "guard"})
-_MAX_BYTES: Final = 1_000_000
-_SHOWN: Final = 80
 
 
 class Level(StrEnum):
@@ -66,19 +58,19 @@ class Rule:
 
     def unmet(self, call: Subject) -> str | None:
         """The first condition about the call that is not met; users are not looked at."""
-        if self.operations and not _any(self.operations, call.names):
+        if self.operations and not any_fits(self.operations, call.names):
             return "operations"
-        if self.scopes and not _any(self.scopes, call.scopes):
+        if self.scopes and not any_fits(self.scopes, call.scopes):
             return "scopes"
         if self.risk and call.risk not in self.risk:
             return "risk"
-        if self.environments and not _any(self.environments, (call.environment or "",)):
+        if self.environments and not any_fits(self.environments, (call.environment or "",)):
             return "environments"
         return None
 
     def fits_user(self, user: str) -> bool:
         """Whether the rule is for this user."""
-        return not self.users or _any(self.users, (user,))
+        return not self.users or any_fits(self.users, (user,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,26 +137,9 @@ class Policy:
             ConfigurationError: The file cannot be read, or says something that is not understood.
                 A rule with a misspelt condition would let through what it was to hold back.
         """
-        import tomllib  # not in each program's start
-
-        where = f"policy {str(path)!r}"
-        try:
-            with path.open("rb") as file:
-                document = tomllib.loads(file.read(_MAX_BYTES).decode())
-        except OSError as error:
-            raise ConfigurationError(f"{where} cannot be read: {error.strerror}") from None
-        except (ValueError, RecursionError) as error:
-            raise ConfigurationError(f"{where} is no TOML: {error}; correct the file") from None
-        _known(document, _TABLES, where)
-        version = document.get("version", VERSION)
-        if version != VERSION or isinstance(version, bool):
-            raise ConfigurationError(
-                f"{where} has version {_show(version)}; this klaviyo-audit reads version {VERSION}"
-            )
-        table = document.get("privacy", {})
-        if not isinstance(table, dict):
-            raise ConfigurationError(f"{where}: privacy is not a table; write [privacy]")
-        _known(table, frozenset({"level", "rules"}), f"{where}, [privacy]")
+        where = source_of(path)
+        table = read_table(path, "privacy")
+        refuse_unknown(table, frozenset({"level", "rules"}), f"{where}, [privacy]")
         level = _level(table["level"], f"{where}, [privacy]") if "level" in table else default
         rules = table.get("rules", [])
         if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
@@ -178,57 +153,26 @@ class Policy:
 
 def _rule(table: dict[str, Any], where: str) -> Rule:
     known = frozenset(spec.name for spec in fields(Rule))
-    _known(table, known, where)
+    refuse_unknown(table, known, where)
     if "level" not in table:
         raise ConfigurationError(f"{where} has no level; allowed: {', '.join(Level)}")
     name = table.get("name", "")
     if not isinstance(name, str):
         raise ConfigurationError(f"{where}: name is not a text")
     lists = {
-        condition: tuple(_items(table[condition], f"{where}, {condition}"))
+        condition: tuple(texts(table[condition], f"{where}, {condition}"))
         for condition in known - {"level", "name"}
         if condition in table
     }
     for risk in lists.get("risk", ()):
         if risk not in set(Risk):
             raise ConfigurationError(
-                f"{where}: {_show(risk)} is no risk; allowed: {', '.join(Risk)}"
+                f"{where}: {shown(risk)} is no risk; allowed: {', '.join(Risk)}"
             )
     return Rule(level=_level(table["level"], where), name=name, **lists)
-
-
-def _items(value: Any, where: str) -> Iterator[str]:
-    items = [value] if isinstance(value, str) else value
-    if not isinstance(items, list) or not items or not all(isinstance(one, str) for one in items):
-        raise ConfigurationError(f"{where} is not a text, or a list of texts that is not empty")
-    yield from items
 
 
 def _level(value: Any, where: str) -> Level:
     if isinstance(value, str) and value in set(Level):
         return Level(value)
-    raise ConfigurationError(f"{where}: {_show(value)} is no level; allowed: {', '.join(Level)}")
-
-
-def _known(table: dict[str, Any], names: frozenset[str], where: str) -> None:
-    for name in table:
-        if name not in names:
-            import difflib
-
-            near = difflib.get_close_matches(name, names, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(names))}"
-            raise ConfigurationError(f"{where}: {_show(name)} is not known; {hint}")
-
-
-def _show(value: Any) -> str:
-    text = repr(value) if isinstance(value, str | int | float) else type(value).__name__
-    return text[:_SHOWN]
-
-
-def _any(globs: Iterable[str], values: Iterable[str]) -> bool:
-    return any(_pattern(glob).match(value) for glob in globs for value in values)
-
-
-@cache
-def _pattern(glob: str) -> re.Pattern[str]:
-    return re.compile(translate(glob), re.IGNORECASE)
+    raise ConfigurationError(f"{where}: {shown(value)} is no level; allowed: {', '.join(Level)}")

@@ -1,0 +1,63 @@
+"""What a request asks for, however its URL is read between here and Klaviyo."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote
+
+from klaviyo_audit.klaviyo import catalog
+
+if TYPE_CHECKING:
+    from klaviyo_audit.klaviyo.risks import Operation
+
+# An id that means the same to every reader: no dot in front, no slash, and nothing percent-encoded
+# that is a slash, a backslash, a dot, a percent sign or NUL once it is decoded.
+_PLAIN_ID: Final = r"(?=[^/?#.])[^/?#%\\]*(?:%(?!2[eEfF5]|5[cC]|00)[^/?#%\\]*)*"
+_PARAMETER: Final = re.compile(r"\\\{[^{}]*\\\}")
+_MOST_DECODINGS: Final = 5
+
+
+class Unreadable(ValueError):  # noqa: N818  (a fact about a URL)
+    """A URL that is encoded so often that nobody can say what it asks for."""
+
+
+def plain(path: str) -> re.Pattern[str]:
+    """What matches the URLs of an operation that can be read in one way only.
+
+    Args:
+        path: The operation's path template.
+    """
+    template = _PARAMETER.sub(lambda _: _PLAIN_ID, re.escape(path))
+    return re.compile(rf"https?://[^/?#\\]*{template}/?(?:[?#]|\Z)")
+
+
+def readings(method: str, url: str) -> tuple[Operation, ...]:
+    """The operations that a request may be.
+
+    The first is what urllib3 sends, which resolves ``.`` and ``..``; ``get_list("")`` asks for all
+    lists. Servers and proxies decode percent signs, also before they look for slashes (WSGI's
+    ``PATH_INFO`` is decoded), and some merge slashes: if that makes another known operation of it,
+    it is the second.
+
+    Args:
+        method: HTTP method.
+        url: The URL as it is given to ``call_api``.
+
+    Raises:
+        Unreadable: It is encoded more than five times.
+    """
+    path = url.partition("#")[0].partition("?")[0]
+    sent = catalog.by_url(method, path)
+    decoded = path
+    for _ in range(_MOST_DECODINGS):
+        before, decoded = decoded, unquote(decoded)
+        if decoded == before:
+            break
+    else:
+        raise Unreadable
+    scheme, separator, rest = decoded.replace("\\", "/").partition("://")
+    merged = re.sub("/{2,}", "/", rest if separator else scheme)
+    other = catalog.by_url(method, "/" + merged.partition("/")[2].partition("?")[0])
+    same = (other.method, other.path) == (sent.method, sent.path)
+    return (sent,) if same or not other.known else (sent, other)
