@@ -101,7 +101,16 @@ class Enforcer:
             headers = args[2] if len(args) > 2 else kwargs.get("header_params")  # noqa: PLR2004
             body = args[3] if len(args) > 3 else kwargs.get("body")  # noqa: PLR2004
             request = Request(str(method).upper(), url, headers, body, send)
-            self._examine(recorder, call, plan, request)
+            try:
+                self._examine(recorder, call, plan, request)
+            except AccessDenied:
+                raise
+            except Exception as unforeseen:
+                recorder.defect(unforeseen)
+                if self.guard.mode == "enforce":
+                    # What cannot be judged does not go out.
+                    failed = _Denial("the guard itself failed", "report this defect")
+                    raise self._denied(call, failed, plan) from unforeseen
         if self._outer is not None:
             self._outer.check(recorder, call, send, url, args, kwargs)
 
@@ -208,7 +217,13 @@ class Enforcer:
             )
         if self.guard.mode == "observe":
             raise _Denial(f"{radius.above()}; confirm was not asked", "", plan)
-        if confirm(radius):
+        try:
+            agreed = confirm(radius)
+        except Exception as error:
+            raise _Denial(
+                f"{radius.above()}, and confirm failed ({type(error).__name__})", "mend it", plan
+            ) from error
+        if agreed:
             return "confirm"
         raise _Denial(f"{radius.above()}, and confirm did not agree", "have it confirmed", plan)
 
