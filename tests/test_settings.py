@@ -57,7 +57,7 @@ SAMPLES = {
     "subject_master_key": ('"file file file file"', "env env env env env", "code code code code"),
     "forget_on_deletion": ("true", "false", True),
     "guard": ('"development"', "staging", "production"),
-    "guard_mode": ('"enforce"', "enforce", "observe"),
+    "guard_mode": ('"observe"', "enforce", "observe"),
     "require_actor": ('"low"', "medium", "high"),
     "require_reason": ('"low"', "medium", "high"),
     "actor_ids": ('"pseudonym"', "keep", "pseudonym"),
