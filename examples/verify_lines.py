@@ -107,7 +107,7 @@ class Lines:  # checksums, numbers, damage; `whole`: the writers' first lines ha
             if claim and not raw.endswith(b"\r"):
                 self.writers[claim[1].decode()].claims.append((int(claim[2]),) * 2)
             return self.say(*at, "a line that was changed")
-        elif not raw or (not raw.startswith(b'{"v":') and raw.strip(b"\0")):
+        elif not raw or not (raw[:5] == b'{"v":'[: len(raw)] or not raw.strip(b"\0")):
             return self.say(*at, "no journal line")
         self.torn.append((at, len(raw), sha256(raw).hexdigest(), claim, entry))
         return None
