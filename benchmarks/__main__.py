@@ -36,6 +36,7 @@ ROWS = {
     "shipping": "shipping",
     "klaviyo": "klaviyo_sink",
     "otlp": "otlp",
+    "guard": "guard",
     "spans": "spans",
 }
 """The rows in the order they are run, and each one's module."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from klaviyo_audit.guard.policy import Guard
     from klaviyo_audit.klaviyo.keysource import KeySource
     from klaviyo_audit.klaviyo.webhook import WebhookDelivery, verify_signature, verify_webhook
+    from klaviyo_audit.security.service_accounts import service_accounts
 
 __all__ = [
     "AccessDenied",
@@ -50,6 +51,7 @@ __all__ = [
     "audited",
     "configure",
     "instrument",
+    "service_accounts",
     "suppress_audit",
     "uninstrument",
     "verify_signature",
@@ -76,6 +78,7 @@ _LAZY = {
     "audited": "klaviyo_audit.auditor",
     "configure": "klaviyo_audit.auditor",
     "instrument": "klaviyo_audit.auditor",
+    "service_accounts": "klaviyo_audit.security.service_accounts",
     "suppress_audit": "klaviyo_audit.context",
     "uninstrument": "klaviyo_audit.auditor",
     "verify_signature": "klaviyo_audit.klaviyo.webhook",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import copy
 import getpass
 import os
 import sys
@@ -161,6 +162,20 @@ class Auditor:
             default_user=user,
             is_fallback=is_fallback,
         )
+
+    def recorder_held_to(self, guard: Guard) -> Recorder:
+        """A recorder of this auditor whose calls have to pass another guard too."""
+        from klaviyo_audit.klaviyo.guarding import Enforcer
+
+        recorder = copy.copy(self.recorder)
+        recorder.guard = Enforcer(
+            guard,
+            environment=self.settings.environment,
+            default_user=self.settings.user_id or "",
+            is_fallback=self.settings.user_id is None,
+            outer=self.recorder.guard,
+        )
+        return recorder
 
     @classmethod
     def from_env(cls) -> Self:

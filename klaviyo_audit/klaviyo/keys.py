@@ -22,11 +22,24 @@ _PRIVATE_SCHEME = "klaviyo-api-key "
 _OAUTH_SCHEME = "bearer "
 
 _known: dict[str, str] = {}
+_names: dict[str, str] = {}
 
 
 def fingerprint(key: str) -> str:
     """First 12 hexadecimal digits of the SHA-256 of a key."""
     return sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:_FINGERPRINT_DIGITS]
+
+
+def name_key(key: str, label: str) -> None:
+    """Label a key in entries from now on, whatever variable holds it.
+
+    Args:
+        key: The key; only its fingerprint is kept for this.
+        label: What it is called, such as a service account's name.
+    """
+    CREDENTIALS.add(key)
+    _names[fingerprint(key)] = label
+    _known.clear()
 
 
 def key_of(headers: Mapping[str, Any] | None, url: str) -> str | None:
@@ -73,7 +86,7 @@ def _describe(key: str, kind: str) -> str:
     site = _SITE.match(key)
     if site is not None:
         facts["site"] = site.group(1)
-    label = _environment_variable(key)
+    label = _names.get(facts["fingerprint"]) or _environment_variable(key)
     if label is not None:
         facts["label"] = label
     facts["kind"] = kind

@@ -1,0 +1,149 @@
+"""Named clients, each held to the scopes that its key is for."""
+
+import pytest
+
+from klaviyo_audit import (
+    AccessDenied,
+    Auditor,
+    ConfigurationError,
+    Guard,
+    acting_as,
+    service_accounts,
+)
+from klaviyo_audit.testing import FakeKlaviyo
+
+READ, WRITE, NEXT = ("pk_" + pair * 17 for pair in ("a5", "b5", "c5"))
+PROFILE = {"data": {"type": "profile", "attributes": {"first_name": "X"}}}
+
+
+@pytest.fixture(autouse=True)
+def _keys(monkeypatch):
+    monkeypatch.setenv("KLAVIYO_READ_KEY", READ)
+    monkeypatch.setenv("KLAVIYO_WRITE_KEY", WRITE)
+
+
+@pytest.fixture
+def accounts(auditor, fake):
+    return service_accounts(
+        auditor=auditor,
+        client_options={"test_host": fake.url},
+        reader="KLAVIYO_READ_KEY",
+        writer="KLAVIYO_WRITE_KEY",
+    )
+
+
+def test_each_is_held_to_its_scopes_and_named_in_the_entry(accounts, fake, trail):
+    accounts.reader.Lists.get_list("L1")
+    accounts["writer"].Profiles.create_profile(PROFILE)
+    assert [r.headers["authorization"].split()[-1] for r in fake.requests] == [READ, WRITE]
+    with pytest.raises(AccessDenied) as caught:
+        accounts.reader.Profiles.create_profile(PROFILE)
+    assert "service account reader, scopes *:read" in str(caught.value)
+    assert "needs profiles:write" in str(caught.value)
+    assert fake.count == 2
+    read, written, denied = trail.outcomes()
+    assert read["key"]["label"] == denied["key"]["label"] == "reader"
+    assert written["key"]["label"] == "writer"
+    assert denied["result"] == "denied"
+
+
+def test_wrong_use_is_caught_before_klaviyo_says_403(auditor, trail, monkeypatch):
+    monkeypatch.setenv("KLAVIYO_TRACK_KEY", NEXT)
+    with FakeKlaviyo(keys={NEXT: {"events:write"}}) as fake:
+        tracker = service_accounts(
+            auditor=auditor,
+            client_options={"test_host": fake.url},
+            tracker=("KLAVIYO_TRACK_KEY", ["events:write"]),
+        ).tracker
+        with pytest.raises(AccessDenied):
+            tracker.Profiles.get_profile("P1")
+        assert fake.count == 0
+        from openapi_client.exceptions import ForbiddenException
+
+        with pytest.raises(ForbiddenException):
+            tracker.__wrapped__.Profiles.get_profile("P1")
+
+
+def test_missing_variables_are_one_error(auditor, monkeypatch):
+    monkeypatch.delenv("KLAVIYO_READ_KEY")
+    with pytest.raises(ConfigurationError) as caught:
+        service_accounts(
+            auditor=auditor,
+            reader="KLAVIYO_READ_KEY",
+            writer="KLAVIYO_WRITE_KEY",
+            tracker=("KLAVIYO_TRACK_KEY", ["events:write"]),
+        )
+    assert "KLAVIYO_READ_KEY (for reader), KLAVIYO_TRACK_KEY (for tracker)" in str(caught.value)
+    assert "WRITE" not in str(caught.value)
+
+
+def test_the_same_key_under_two_names_is_refused(auditor, monkeypatch):
+    monkeypatch.setenv("KLAVIYO_WRITE_KEY", READ)
+    with pytest.raises(ConfigurationError, match="the same key") as caught:
+        service_accounts(auditor=auditor, reader="KLAVIYO_READ_KEY", writer="KLAVIYO_WRITE_KEY")
+    assert READ not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("accounts", "words"),
+    [
+        ({}, "no account"),
+        ({"tracker": "KLAVIYO_READ_KEY"}, "'tracker' is no preset"),
+        ({"tracker": ("KLAVIYO_READ_KEY", "events")}, "'events' is no preset"),
+        ({"tracker": ("KLAVIYO_READ_KEY", [])}, "scopes of the service account tracker"),
+        ({"tracker": ("KLAVIYO_READ_KEY", ["events"])}, "scopes of the service account tracker"),
+        ({"reader": 7}, "reader is a int"),
+        ({"reader": "ODD"}, "holds characters"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(accounts, words, auditor, monkeypatch):
+    monkeypatch.setenv("ODD", "pk two words")
+    with pytest.raises(ConfigurationError, match=words):
+        service_accounts(auditor=auditor, **accounts)
+
+
+def test_no_key_is_shown(accounts):
+    for text in (
+        repr(accounts), str(accounts),
+        repr(accounts.reader), str(accounts.reader), f"{accounts.reader}",
+        repr(accounts.reader.__wrapped__), str(vars(type(accounts))),
+    ):  # fmt: skip
+        assert READ not in text
+    assert "reader=*:read" in repr(accounts)
+    assert list(accounts) == ["reader", "writer"]
+    assert "reader" in dir(accounts)
+    assert accounts.scopes("reader") == ("*:read",)
+    with pytest.raises(AttributeError, match="there are reader, writer"):
+        accounts.admin  # noqa: B018
+
+
+def test_the_auditors_own_guard_counts_too(trail, fake):
+    guard = Guard(rules=[{"decision": "deny", "keys": ["writer"], "methods": ["DELETE"]}],
+                  default="allow")  # fmt: skip
+    with Auditor(journal=trail.folder, guard=guard) as auditor:
+        accounts = service_accounts(
+            auditor=auditor,
+            client_options={"test_host": fake.url},
+            writer="KLAVIYO_WRITE_KEY",
+        )
+        accounts.writer.Lists.get_list("L1")
+        with pytest.raises(AccessDenied, match="guard from code"):
+            accounts.writer.Lists.delete_list("L1")
+        with acting_as("dana", break_glass="now"):
+            accounts.writer.Lists.delete_list("L1")
+    assert [r.method for r in fake.requests] == ["GET", "DELETE"]
+
+
+def test_an_exchanged_key_is_taken_up_with_its_name(auditor, trail, monkeypatch):
+    with FakeKlaviyo(keys={READ: None, NEXT: None}) as fake:
+        reader = service_accounts(
+            auditor=auditor, client_options={"test_host": fake.url}, reader="KLAVIYO_READ_KEY"
+        ).reader
+        reader.Lists.get_list("L1")
+        fake.disable_key(READ)
+        monkeypatch.setenv("KLAVIYO_READ_KEY", NEXT)
+        reader.Lists.get_list("L1")
+        before, after = trail.outcomes()
+        assert before["key"]["label"] == after["key"]["label"] == "reader"
+        assert before["key"]["fingerprint"] != after["key"]["fingerprint"]
+        assert after["result"] == "success"
