@@ -140,7 +140,7 @@ class CallRecord:
     guarded: dict[str, Any] | None = None
     """What the guard has to say, for the entry's ``metadata``."""
     guarded_url: str | None = None
-    """The URL that the guard has let go."""
+    """The URL that the guard has let go, if it had more to ask than whether a rule allows it."""
     intent_written: bool = False
     frame: FrameType | None = None
     """The frame of the SDK's operation."""

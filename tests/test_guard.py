@@ -200,7 +200,7 @@ def test_odd_ids_are_no_hindrance(identifier, guarded, fake):
 def test_a_call_of_an_operation_nobody_knows(guarded, fake, trail):
     def ask(klaviyo, method, path):
         url = klaviyo.api_client.configuration.host + path
-        klaviyo.api_client.call_api(method, url, {}, None, [])
+        klaviyo.api_client.call_api(method, url, {}, None, []).read()
 
     reader = guarded({"allow": ["*:read"], "default": "allow"})
     with pytest.raises(AccessDenied, match="does not know"):
@@ -416,3 +416,44 @@ def test_a_defect_of_the_guard_lets_nothing_out(guarded, fake, monkeypatch, trai
         klaviyo.Lists.delete_list("L1")
     assert fake.count == 0
     assert trail.outcome()["result"] == "denied"
+
+
+def test_a_retry_that_asks_for_something_else_is_judged_too(guarded, fake, client, trail):
+    """A retry layer of the program's own, in one call."""
+    klaviyo = guarded({"allow": ["lists.get_list"]})
+    send = klaviyo.api_client
+    host = send.configuration.host
+    from klaviyo_audit.klaviyo import targets
+    from klaviyo_audit.klaviyo.operation import run_audited
+
+    def run():
+        send.call_api("GET", f"{host}/api/lists/L1", {}, None, []).read()
+        send.call_api("GET", f"{host}/api/lists/L1", {}, None, []).read()
+        send.call_api("GET", f"{host}/api/profiles/P1", {}, None, [])
+
+    target = targets.target_of(_plain(client), "get_list")
+    with pytest.raises(AccessDenied, match="klaviyo.profiles.get_profile"):
+        run_audited(send._audit_recorder, target, run, (), {})
+    assert fake.count == 2
+
+
+def _plain(client):
+    from openapi_client.api.lists_api import ListsApi
+
+    return ListsApi(client.api_client).get_list
+
+
+def test_confirm_and_break_glass_come_once_a_call(guarded, fake, trail):
+    fake.fail(503, times=2, method="DELETE")
+    asked = []
+    klaviyo = guarded(
+        {"default": "allow", "limit": 0, "confirm": lambda r: asked.append(r) or True}
+    )
+    klaviyo.Lists.delete_list("L1")
+    assert len(asked) == 1
+    fake.fail(503, times=2, method="DELETE")
+    klaviyo = guarded("production")
+    with acting_as("dana", break_glass="now"):
+        klaviyo.Lists.delete_list("L1")
+    assert fake.count == 6
+    assert len(trail.of("event")) == 1

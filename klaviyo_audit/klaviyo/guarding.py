@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from klaviyo_audit.context import ActorContext
-    from klaviyo_audit.guard.policy import Guard
+    from klaviyo_audit.guard.policy import Guard, Verdict
     from klaviyo_audit.guard.radius import BlastRadius
     from klaviyo_audit.recorder import CallRecord, Recorder, Target
 
@@ -97,12 +97,18 @@ class Enforcer:
         if plan is None:
             plan = self._plan(target)
         method = args[0] if args else kwargs.get("method")
-        if not (plan.free and plan.method == method and plan.matches(url) is not None):
+        if not (
+            plan.plain
+            and plan.method == method
+            and plan.matches(url) is not None
+            and (plan.free or self._verdict(plan, call).allows)
+        ):
             headers = args[2] if len(args) > 2 else kwargs.get("header_params")  # noqa: PLR2004
             body = args[3] if len(args) > 3 else kwargs.get("body")  # noqa: PLR2004
             request = Request(str(method).upper(), url, headers, body, send)
             try:
                 self._examine(recorder, call, plan, request)
+                call.guarded_url = url
             except AccessDenied:
                 raise
             except Exception as unforeseen:
@@ -113,6 +119,11 @@ class Enforcer:
                     raise self._denied(call, failed, plan) from unforeseen
         if self._outer is not None:
             self._outer.check(recorder, call, send, url, args, kwargs)
+
+    def _verdict(self, plan: Plan, call: CallRecord) -> Verdict:
+        actor = ACTOR.get()
+        user = self._default_user if actor is None else actor.user_id
+        return plan.ruling.verdict(user, names_of_key(call.key))
 
     def _plan(self, target: Target) -> Plan:
         plan = self._plans[target] = Plan(self.guard, target, self._environment)
@@ -127,8 +138,7 @@ class Enforcer:
         limit: int | None = guard.limit
         try:
             plans = self._plans_for(asked, request)
-            user = self._default_user if actor is None else actor.user_id
-            limit = _ask_rules(plans, user, names_of_key(call.key))
+            limit = _lowest([self._allowed(plan, call) for plan in plans])
             self._ask_who(plans, actor)
         except _Denial as why:
             denial = why
@@ -164,6 +174,12 @@ class Enforcer:
             same = target.identity == asked.target.identity
             plans.append(asked if same else self._plans.get(target) or self._plan(target))
         return tuple(plans)
+
+    def _allowed(self, plan: Plan, call: CallRecord) -> Verdict:
+        verdict = self._verdict(plan, call)
+        if not verdict.allows:
+            raise _Denial(verdict.told, plan.how_to_allow(), plan)
+        return verdict
 
     def _ask_who(self, plans: tuple[Plan, ...], actor: ActorContext | None) -> None:
         guard = self.guard
@@ -267,16 +283,9 @@ class Enforcer:
         )
 
 
-def _ask_rules(plans: tuple[Plan, ...], user: str, keys: tuple[str, ...]) -> int | None:
-    """Ask the rules about all that a request may be; the lowest limit of those that allow it."""
-    limit: int | None = None
-    for plan in plans:
-        verdict = plan.ruling.verdict(user, keys)
-        if not verdict.allows:
-            raise _Denial(verdict.told, plan.how_to_allow(), plan)
-        if verdict.limit is not None:
-            limit = verdict.limit if limit is None else min(limit, verdict.limit)
-    return limit
+def _lowest(verdicts: list[Verdict]) -> int | None:
+    """The lowest limit of several verdicts."""
+    return min((one.limit for one in verdicts if one.limit is not None), default=None)
 
 
 def _note(call: CallRecord, name: str, facts: dict[str, Any]) -> None:

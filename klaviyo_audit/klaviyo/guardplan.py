@@ -34,6 +34,7 @@ class Plan:
         "method",
         "needs_actor",
         "needs_reason",
+        "plain",
         "ruling",
         "target",
     )
@@ -49,15 +50,11 @@ class Plan:
         self.needs_actor = at_least(self.facts.risk, guard.require_actor)
         self.needs_reason = at_least(self.facts.risk, guard.require_reason)
         self.count = count_of(self.method, path, deletes="unlink" not in self.facts.effects)
+        self.plain = self.count is None and not self.needs_actor and not self.needs_reason
+        """Nothing is asked but whether a rule allows it, if the URL can only mean this."""
         fixed = self.ruling.fixed
-        self.free = (
-            fixed is not None
-            and fixed.allows
-            and self.count is None
-            and not self.needs_actor
-            and not self.needs_reason
-        )
-        """Nothing is left to ask, if the URL can only mean this operation."""
+        self.free = self.plain and fixed is not None and fixed.allows
+        """Nor is that, since one does."""
 
     def how_to_allow(self) -> str:
         """What to add to the guard so that its calls go out."""

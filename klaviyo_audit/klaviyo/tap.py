@@ -50,16 +50,17 @@ def watch_attempt(
         Exception: Whatever ``send`` raises, itself.
     """
     guard = recorder.guard
-    if not call.attempts or (guard is not None and call.guarded_url != url):
+    if not call.attempts:
         headers = args[2] if len(args) > 2 else kwargs.get("header_params")  # noqa: PLR2004
         text = str(url)
         _describe_request(call, text, headers, recorder.gate)
         if recorder.notes_requests or call.target.place is not None or "filter=" in text:
             body = args[3] if len(args) > 3 else kwargs.get("body")  # noqa: PLR2004
             noting.note_request(recorder, call, text, body)
-        if guard is not None:
-            guard.check(recorder, call, send, text, args, kwargs)
-            call.guarded_url = text
+    # Later attempts too: nothing says that they ask for the same.
+    if guard is not None and call.guarded_url != url:
+        guard.check(recorder, call, send, str(url), args, kwargs)
+    if not call.attempts:
         recorder.before_request(call)
     call.attempts += 1
     call.status = call.http = None

@@ -103,11 +103,11 @@ def test_a_sample_of_real_calls(operations, trail, client, fake):
                 url = fake.url + concrete(path)
                 before = fake.count
                 if expected(preset, method, path, scopes):
-                    send.call_api(method, url, {}, None, [])
+                    send.call_api(method, url, {}, None, []).read()
                     assert fake.count == before + 1, (preset, method, path)
                 else:
                     with pytest.raises(AccessDenied):
-                        send.call_api(method, url, {}, None, [])
+                        send.call_api(method, url, {}, None, []).read()
                     assert fake.count == before, (preset, method, path)
 
 
