@@ -65,6 +65,10 @@ _DATE_OR_HOST: Final = re.compile(
     r"(?<!\d)(?:(?:19|20)\d\d([-/.])(?:0\d|1[0-2])\1[0-3]\d(?: [0-2]\d(?!\d))?"
     r"|[0-3]?\d([./])[01]?\d\2(?:19|20)\d\d|\d{1,3}(?:\.\d{1,3}){3})(?!\d)"
 )
+_UUID: Final = re.compile(
+    r"(?<![0-9A-Za-z])[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}(?![0-9A-Za-z])"
+)
+_UUID_LENGTH: Final = 36
 _PLAIN: Final = re.compile(r"[1-9]\d*(?:\.\d+)?\Z")
 _TELLING: Final = re.compile(
     r"(?i)(?:phone|mobile|cell|\btel|telefon|\bsms|whatsapp|\bfax|\bcall|handy|number)\W{0,4}"
@@ -237,7 +241,21 @@ def _runs(text: str, region: str | None) -> Iterator[Finding]:
             rest.isascii() or sum(map(str.isdigit, rest)) < _NUMBER_DIGITS
         ):
             continue
-        if _PLAIN.match(raw) and not _TELLING.search(text[max(0, start - _TELLING_REACH) : start]):
+        is_plain = _PLAIN.match(raw) or (raw.isdigit() and _is_in_a_word(text, start, len(raw)))
+        if is_plain and not _TELLING.search(text[max(0, start - _TELLING_REACH) : start]):
+            continue
+        if _is_in_a_uuid(text, start, start + len(raw)):
             continue
         number = identifiers.phone(raw, region)
         yield Finding(start, start + len(raw), Kind.PHONE, () if number is None else (number,))
+
+
+def _is_in_a_word(text: str, start: int, length: int) -> bool:
+    """Whether letters touch a run of digits, as in ids and digests."""
+    before, after = text[max(0, start - 1) : start], text[start + length : start + length + 1]
+    return before.isalpha() or after.isalpha()
+
+
+def _is_in_a_uuid(text: str, start: int, end: int) -> bool:
+    window = _UUID.finditer(text, max(0, start - _UUID_LENGTH), end + _UUID_LENGTH)
+    return any(match.start() <= start and end <= match.end() for match in window)

@@ -1,7 +1,9 @@
 """Persons and secrets are found however they are written, and in time linear in the text."""
 
 import json
+import random
 import sys
+import uuid
 from urllib.parse import quote
 
 import pytest
@@ -241,3 +243,18 @@ def test_patterns_take_time_in_proportion(unit):
 
     small, large = (unit * (size // len(unit) + 1) for size in (8_000, 256_000))
     assert best(large) <= 320 * best(small)
+
+
+def test_random_ids_and_digests_are_no_numbers():
+    chance = random.Random(5)
+    for _ in range(3_000):
+        one = str(uuid.UUID(int=chance.getrandbits(128)))
+        digest = f"{chance.getrandbits(128):032x}"
+        for text in (one, f"profile:{one}", f"of {one}, done", f"sum:{digest}", f"a{digest}"):
+            assert list(detection.find(text)) == [], text
+
+
+def test_a_number_beside_an_id_is_found():
+    text = "01a20e1f-1234-7146-9123-456789012345 0301 2345678"
+    assert [text[one.start : one.end][-12:] for one in detection.find(text)] == ["0301 2345678"]
+    assert len(list(detection.find("tel 0301234567x"))) == 1
