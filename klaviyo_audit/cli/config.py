@@ -44,7 +44,7 @@ def show(*, as_json: bool) -> None:
 @click.option("--environment", metavar="NAME", help="As if in this environment.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def check(operation: str, *, user: str | None, environment: str | None, as_json: bool) -> None:
-    """Explain which privacy rule decides about OPERATION, and what an entry keeps then.
+    """Explain which privacy rule decides about OPERATION, what an entry keeps, and the guard.
 
     OPERATION is a name (profiles.get_profile, get_profile), a method and path ('DELETE
     /api/lists/{id}'), or the action of an audited function.
@@ -52,6 +52,7 @@ def check(operation: str, *, user: str | None, environment: str | None, as_json:
     from klaviyo_audit.errors import ConfigurationError
     from klaviyo_audit.privacy.assembly import make_policy
     from klaviyo_audit.privacy.gate import Gate
+    from klaviyo_audit.rendering import clean
 
     settings = _load(environment)
     try:
@@ -66,10 +67,41 @@ def check(operation: str, *, user: str | None, environment: str | None, as_json:
     subject = Subject((operation,)) if found is None else subject_of(found)
     gate = Gate(policy=policy, environment=settings.environment)
     verdict = policy.explain(gate.located(subject), user)
+    guarded = None if found is None else _guard(found, settings, user)
     if as_json:
-        click.echo(json.dumps(_as_dict(operation, found, verdict, policy), indent=2))
+        told = {**_as_dict(operation, found, verdict, policy), "guard": guarded}
+        click.echo(json.dumps(told, indent=2))
     else:
         _print(operation, found, verdict, policy, settings)
+        if guarded is not None:
+            click.echo(f"guard: {clean(str(guarded['decision']))}, {clean(str(guarded['rule']))}")
+
+
+def _guard(found: Operation, settings: Settings, user: str) -> dict[str, object] | None:
+    """What the guard decides about an operation by this user; None without a guard.
+
+    Rules that ask for a key fit none here.
+    """
+    from klaviyo_audit.errors import ConfigurationError
+    from klaviyo_audit.guard.assembly import make_guard
+    from klaviyo_audit.guard.policy import Ruling
+    from klaviyo_audit.klaviyo.guardplan import facts_of
+    from klaviyo_audit.klaviyo.targets import target_for
+
+    try:
+        guard = make_guard(settings)
+    except ConfigurationError as error:
+        fail(str(error))
+    if guard is None:
+        return None
+    verdict = Ruling(guard, facts_of(target_for(found)), settings.environment).verdict(user, ("",))
+    return {
+        "decision": "allow" if verdict.allows else "deny",
+        "rule": verdict.told,
+        "mode": guard.mode,
+        "limit": verdict.limit,
+        "source": guard.source,
+    }
 
 
 def _load(environment: str | None = None) -> Settings:
