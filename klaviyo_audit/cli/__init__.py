@@ -8,6 +8,7 @@ import click
 
 from klaviyo_audit._version import __version__
 from klaviyo_audit.cli import (
+    check,
     config,
     consent,
     forget,
@@ -62,3 +63,4 @@ main.add_command(subject.subject)
 main.add_command(consent.consent)
 main.add_command(forget.forget)
 main.add_command(config.config)
+main.add_command(check.check)

@@ -65,8 +65,7 @@ def scan(
         return
     if staged and history:
         fail("--staged and --history exclude each other")
-    if baseline is None and path.is_dir() and (path / _BASELINE).is_file():
-        baseline = path / _BASELINE
+    baseline = baseline or scanning.default_baseline(path)
     try:
         result = scanning.scan(path, history=history, staged=staged, baseline=baseline)
     except KlaviyoAuditError as error:

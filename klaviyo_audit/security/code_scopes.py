@@ -10,7 +10,7 @@ from klaviyo_audit.klaviyo.names import sdk_names
 from klaviyo_audit.security import repository, sources
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from klaviyo_audit.klaviyo.names import SdkNames
@@ -70,24 +70,33 @@ def read_code(path: Path) -> CodeScopes:
         raise sources.ScanFailed(f"there is no {str(path)!r}")
     result = CodeScopes()
     names = sdk_names()
-    for source in _python_files(path, result):
-        parts = []
-        while data := source.read(_MAX_BYTES):
-            parts.append(data)
-        try:
-            tree = ast.parse(b"".join(parts))
-        except (SyntaxError, ValueError, RecursionError) as error:
-            result.unread.append((source.path, type(error).__name__))
+
+    def unread(name: str, why: str) -> None:
+        result.unread.append((name, why))
+
+    for source in python_files(path, unread):
+        tree = parsed(source, unread)
+        if tree is None:
             continue
         result.files += 1
         _File(source.path, tree, names, result).read()
     return result
 
 
-def _python_files(path: Path, result: CodeScopes) -> Iterator[sources.Source]:
-    def unread(name: str, why: str) -> None:
-        result.unread.append((name, why))
+def parsed(source: sources.Source, unread: Callable[[str, str], None]) -> ast.Module | None:
+    """A file of Python as its syntax tree; None, and `unread` is told, if it is no Python."""
+    parts = []
+    while data := source.read(_MAX_BYTES):
+        parts.append(data)
+    try:
+        return ast.parse(b"".join(parts))
+    except (SyntaxError, ValueError, RecursionError) as error:
+        unread(source.path, type(error).__name__)
+        return None
 
+
+def python_files(path: Path, unread: Callable[[str, str], None]) -> Iterator[sources.Source]:
+    """The files of Python below a path; in a git work tree only what git does not ignore."""
     in_git = path.is_dir() and repository.repository_of(path) and not repository.is_ignored(path)
     found: Iterable[sources.Source] = (
         repository.work_tree(path, unread) if in_git else sources.files(path, unread)

@@ -170,6 +170,17 @@ def tracked_env_files(top: Path) -> list[str]:
     return [name for name in names if _is_env_file(name.rpartition("/")[2])]
 
 
+def addable_env_files(path: Path) -> list[str]:
+    """Environment files below a folder that git neither tracks nor ignores: ``git add`` takes them.
+
+    Raises:
+        ScanFailed: Git does not read the repository.
+    """
+    listed = _listed(path, "ls-files", "-z", "--others", "--exclude-standard")
+    names = (os.fsdecode(name) for name in listed)
+    return sorted(name for name in names if _is_env_file(name.rpartition("/")[2]))
+
+
 def _is_env_file(name: str) -> bool:
     parts = name.lower().split(".")
     is_env = name.lower() == ".env" or name.lower().startswith(".env.") or parts[-1] == "env"

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from klaviyo_audit.security.matching import Match
     from klaviyo_audit.security.sources import Source
 
+BASELINE_NAME: Final = ".secrets.baseline"
 _NOTEBOOK: Final = ".ipynb"
 _MAX_NOTEBOOK: Final = 64 * 2**20
 """Larger notebooks are scanned as plain files: a key split over lines is not found in them."""
@@ -108,11 +109,39 @@ def scan(
         result.finds += [Find(Rule.TRACKED_ENV, name) for name in repository.tracked_env_files(top)]
     if history:
         assert top is not None
-        past = Scan()
-        _look(past, repository.history(top, (_NOTEBOOK, *patterns.BARE_SUFFIXES)), {})
-        _place(past, top, known)
-        _add_past(result, past)
+        _add_past(result, _past(top, known))
     return result
+
+
+def scan_history(path: Path, *, baseline: Path | None = None) -> Scan:
+    """Look for credentials in everything that was ever added to a repository, and only there.
+
+    Args:
+        path: A folder in the repository's work tree.
+        baseline: As for `scan`.
+
+    Raises:
+        ScanFailed: It is in no repository, or git does not read it.
+    """
+    top = repository.repository_of(path)
+    if top is None:
+        raise ScanFailed(f"{str(path)!r} is in no git repository, so it has no history")
+    result = Scan()
+    _add_past(result, _past(top, _baseline(baseline)))
+    return result
+
+
+def default_baseline(path: Path) -> Path | None:
+    """The baseline of detect-secrets in a folder, if there is one."""
+    baseline = path / BASELINE_NAME
+    return baseline if baseline.is_file() else None
+
+
+def _past(top: Path, known: Mapping[str, frozenset[str]]) -> Scan:
+    past = Scan()
+    _look(past, repository.history(top, (_NOTEBOOK, *patterns.BARE_SUFFIXES)), {})
+    _place(past, top, known)
+    return past
 
 
 def _unread_in(result: Scan) -> Any:

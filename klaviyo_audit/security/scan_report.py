@@ -47,20 +47,33 @@ def as_sarif(result: Scan) -> str:
         }
         for rule, title in TITLES.items()
     ]
-    driver = {
-        "name": "klaviyo-audit",
-        "version": __version__,
-        "rules": rules,
-    }
-    run = {"tool": {"driver": driver}, "results": [_sarif_result(find) for find in result.finds]}
+    return sarif(rules, [_sarif_result(find) for find in result.finds])
+
+
+def sarif(rules: list[dict[str, Any]], results: list[dict[str, Any]]) -> str:
+    """One run of this program as a log in SARIF 2.1.0 (OASIS).
+
+    Args:
+        rules: Its ``reportingDescriptor`` objects.
+        results: Its ``result`` objects.
+    """
+    driver = {"name": "klaviyo-audit", "version": __version__, "rules": rules}
     return json.dumps(
         {
             "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
             "version": "2.1.0",
-            "runs": [run],
+            "runs": [{"tool": {"driver": driver}, "results": results}],
         },
         indent=1,
     )
+
+
+def sarif_place(path: str, line: int | None) -> dict[str, Any]:
+    """A ``location`` object: a file of the project, and a line of it (from 1) if that is known."""
+    place: dict[str, Any] = {"artifactLocation": {"uri": quote(path)}}
+    if line is not None:
+        place["region"] = {"startLine": line}
+    return {"physicalLocation": place}
 
 
 def _level(rule: Rule) -> str:
@@ -80,14 +93,11 @@ def sentence(find: Find) -> str:
 
 
 def _sarif_result(find: Find) -> dict[str, Any]:
-    place: dict[str, Any] = {"artifactLocation": {"uri": quote(find.path)}}
-    if find.line is not None:
-        place["region"] = {"startLine": find.line}
     result: dict[str, Any] = {
         "ruleId": find.rule.value,
         "level": _level(find.rule),
         "message": {"text": sentence(find)},
-        "locations": [{"physicalLocation": place}],
+        "locations": [sarif_place(find.path, find.line)],
     }
     if find.fingerprint is not None:
         result["partialFingerprints"] = {"klaviyoAuditKey/v1": f"{find.fingerprint}:{find.path}"}

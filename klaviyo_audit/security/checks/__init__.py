@@ -1,0 +1,1 @@
+"""The checks of ``klaviyo-audit check``, one a function."""
