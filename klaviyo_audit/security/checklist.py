@@ -35,7 +35,12 @@ class Result:
 
 
 CHECKS: Final = (
-    Check("keys-in-environment", "Keys are only in the environment", exposure.keys_in_environment, of_source=True),
+    Check(
+        "keys-in-environment",
+        "Keys are only in the environment",
+        exposure.keys_in_environment,
+        of_source=True,
+    ),
     Check("env-files", ".env is ignored and untracked", exposure.env_files, of_source=True),
     Check("history", "No key is in git's history", exposure.history, of_source=True),
     Check("distinct-keys", "Each environment has keys of its own", keys.distinct_keys),

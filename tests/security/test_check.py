@@ -20,6 +20,8 @@ from klaviyo_audit import Auditor
 from klaviyo_audit.cli import main
 from klaviyo_audit.journal.note import generate_key
 from klaviyo_audit.security import checklist
+from klaviyo_audit.security.checks.exposure import keys_in_environment
+from klaviyo_audit.security.scan import Scan
 from klaviyo_audit.sinks import status as sink_status
 from klaviyo_audit.sinks.batch import DeadLetter
 from klaviyo_audit.sinks.deadletters import bury
@@ -214,23 +216,12 @@ def edit(path, old, new):
     path.write_bytes(content.replace(old, new, 1))
 
 
-def at_home(folder):
-    return chdir(folder)
-
-
 def spoil_keys(folder):
     (folder / "new.py").write_text(f'KEY = "{LEAKED}"\n')
 
 
 def spoil_keys_in_name(folder):
     (folder / f"{LEAKED}.py").write_text(f'KEY = "{LEAKED}"\n')
-
-
-def spoil_unread(folder):
-    (folder / "odd.py").write_text("x = 1\n")
-    git(folder, "add", "odd.py")
-    (folder / "odd.py").unlink()
-    (folder / "odd.py").mkdir()
 
 
 def spoil_env_tracked(folder):
@@ -257,7 +248,7 @@ def spoil_history(folder):
 
 
 def spoil_same_key(folder):
-    with at_home(folder):
+    with chdir(folder):
         call("staging", PRODUCTION)
 
 
@@ -270,7 +261,7 @@ def spoil_default_allow(folder):
 
 
 def spoil_dead_key(folder):
-    with at_home(folder):
+    with chdir(folder):
         call("production", LEAKED, known=False)
 
 
@@ -366,12 +357,12 @@ def spoil_parent(folder):
 
 
 def spoil_guard(folder):
-    with at_home(folder):
+    with chdir(folder):
         call("production", PRODUCTION, guard="off")
 
 
 def spoil_guard_mode(folder):
-    with at_home(folder):
+    with chdir(folder):
         call("production", PRODUCTION, guard_mode="observe")
 
 
@@ -380,7 +371,7 @@ def spoil_guard_table(folder):
 
 
 def spoil_pseudonyms(folder):
-    with at_home(folder), mock.patch.dict(os.environ):
+    with chdir(folder), mock.patch.dict(os.environ):
         del os.environ["KLAVIYO_AUDIT_PSEUDONYM_KEY"]
         call("production", PRODUCTION)
 
@@ -438,6 +429,19 @@ def test_each_check_sees_its_hostile_case(good, name, spoil, status, evidence):
 
 def test_each_check_has_a_hostile_case():
     assert {name for name, _, status, _ in HOSTILE if status != "not checked"} == set(IDS)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_cannot_be_read(good):
+    (good / "app.py").chmod(0)
+    for name in ("keys-in-environment", "webhooks"):
+        assert one(good, name)["status"] == "not checked"
+
+
+def test_what_was_not_read_never_passes():
+    partly = mock.Mock(scanned=Scan(unread=[("a.py", "Permission denied")], files=3))
+    found = keys_in_environment(partly)
+    assert (found.status, "a.py (Permission denied)" in found.evidence) == ("not checked", True)
 
 
 def test_lines_that_nobody_seals(good):
