@@ -408,7 +408,7 @@ HOSTILE = [
     ("permissions", spoil_folder_mode, "fail", "mode 0755, not 0700"),
     ("permissions", spoil_link, "fail", "symbolic link"),
     ("permissions", spoil_inner_link, "fail", "trail/reserve is a symbolic link"),
-    ("permissions", spoil_parent, "fail", "can be written by others (0777)"),
+    ("permissions", spoil_parent, "fail", "can be written by everybody (0777)"),
     ("guard", spoil_guard, "fail", "without a guard: shop in production"),
     ("guard", spoil_guard_mode, "warn", "only observes"),
     ("guard", spoil_guard_table, "fail", "cannot be used"),
@@ -496,6 +496,14 @@ def test_what_counts_as_verification(good, imports, use, verified):
         f"{imports}\ndef klaviyo_webhook_view(request):\n    h = request['Klaviyo-Signature']\n    {use}\n"
     )
     assert one(good, "webhooks")["status"] == ("pass" if verified else "fail")
+
+
+def test_verification_may_be_in_a_file_that_is_no_python(good):
+    spoil_webhook(good)
+    assert one(good, "webhooks")["status"] == "fail"
+    (good / "old.py").write_text("print 'verify_webhook'\n")
+    found = one(good, "webhooks")
+    assert (found["status"], "old.py (SyntaxError)" in found["evidence"]) == ("not checked", True)
 
 
 def test_a_project_without_webhooks_is_not_checked(good):

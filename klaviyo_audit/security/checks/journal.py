@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 _LATE: Final = timedelta(minutes=10)
 _BEHIND_SECONDS: Final = 600.0
 _OTHERS: Final = 0o077
-_WRITE_OTHERS: Final = 0o022
+_WRITE_ALL: Final = 0o002
+"""Not the group's bit too: with a umask of 002 each folder has it, for the user's own group."""
 _NO_JOURNAL: Final = "there is no journal"
 
 
@@ -193,8 +194,8 @@ def _wrong_modes(folder: Path) -> Iterator[str]:
     if facts.st_uid != os.geteuid() and os.geteuid():
         yield f"{folder} belongs to user {facts.st_uid}, not to {os.geteuid()}"
     parent = folder.absolute().parent.stat().st_mode
-    if parent & _WRITE_OTHERS and not parent & stat.S_ISVTX:
-        yield f"{folder.absolute().parent} can be written by others ({stat.S_IMODE(parent):04o})"
+    if parent & _WRITE_ALL and not parent & stat.S_ISVTX:
+        yield f"{folder.absolute().parent} can be written by everybody ({stat.S_IMODE(parent):04o})"
     if facts.st_mode & _OTHERS:
         yield f"{folder} has mode {stat.S_IMODE(facts.st_mode):04o}, not 0700"
     for inner, folders, names in os.walk(folder, onerror=_raise):
