@@ -444,6 +444,16 @@ def test_what_was_not_read_never_passes():
     assert (found.status, "a.py (Permission denied)" in found.evidence) == ("not checked", True)
 
 
+def test_the_page_lists_the_checks_and_its_workflow_runs(good, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "checklist.md").read_text()
+    assert re.findall(r"^\| `([a-z-]+)` \|", page, re.MULTILINE) == IDS
+    (line,) = re.findall(r"- run: klaviyo-audit (check .*)", page)
+    monkeypatch.chdir(good)
+    assert CliRunner().invoke(main, line.split(), catch_exceptions=False).exit_code == 0
+    assert (good / "check.xml").exists()
+    assert (good / "check.sarif").exists()
+
+
 def test_lines_that_nobody_seals(good):
     spoil_goodbye(good)
     assert one(good, "sealed")["status"] == "pass"  # for some minutes
