@@ -215,7 +215,7 @@ print("interrupted", len(got), flush=True)
         shown += os.read(terminal, 1024)
     os.write(terminal, b"\x03")
     deadline = time.monotonic() + 20
-    while b"interrupted" not in shown and time.monotonic() < deadline:
+    while b"interrupted 1" not in shown and time.monotonic() < deadline:
         shown += os.read(terminal, 1024)
     assert b"interrupted 1" in shown
     _, status = os.waitpid(pid, 0)

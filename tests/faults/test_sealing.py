@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from klaviyo_audit.journal import succession
 from klaviyo_audit.journal.leaves import leaves
 from klaviyo_audit.journal.merkle import leaf_hash
 from klaviyo_audit.journal.segments import read_removed
@@ -26,6 +27,12 @@ FAULTS_A_TEST = 60
 STOPS_A_TEST = 18
 FAULTS = ("error=EIO", "error=ENOSPC", "signal=SIGKILL")
 LEASE_SECONDS = 0.25
+
+
+@pytest.fixture(autouse=True)
+def _hurry(monkeypatch):
+    # `sealer_of` sets it for good, which is meant for a process of its own.
+    monkeypatch.setattr(succession, "GRACE_SECONDS", 0.0)
 
 
 class Scripted:
