@@ -51,9 +51,14 @@ def judge(account: Account, life: Life, *, whole: bool = True) -> Iterator[Findi
     yield from _ending(account, life)
 
 
-def has_lines_in_flight(account: Account) -> bool:
-    """Whether numbers are missing that a living writer may be about to write."""
-    return not account.ended and bool(_in_flight(account))
+def has_lines_in_flight(account: Account, *, whole: bool = True) -> bool:
+    """Whether numbers are missing that a living writer may be about to write.
+
+    Args:
+        account: What is known of it.
+        whole: As for `judge`.
+    """
+    return not account.ended and bool(_in_flight(account, 0 if whole else account.first))
 
 
 def killed_while_writing(account: Account, number: int) -> Severity | None:
@@ -89,7 +94,7 @@ def _ending(account: Account, life: Life) -> Iterator[Finding]:
 
 
 def _numbers(account: Account, life: Life, first: int) -> Iterator[Finding]:
-    in_flight = _in_flight(account)
+    in_flight = _in_flight(account, first)
     claimed = _disjoint((number, number) for number in account.claimed)
     lost_numbers = _disjoint(account.lost)
     told = _disjoint(one for recovery in account.recoveries for one in recovery.missing)
@@ -100,6 +105,11 @@ def _numbers(account: Account, life: Life, first: int) -> Iterator[Finding]:
         absent, lost = _split(absent, lost_numbers)
         for one in lost:
             yield _missing(account, hole, one, Severity.NOTE, "could not be written, says a gap")
+        if first > 0 and hole.first <= first + IN_FLIGHT_LINES:
+            # Lines overtake each other: some behind the first one can have come before it.
+            for one in absent:
+                yield _missing(account, hole, one, Severity.NOTE, "among those removed, perhaps")
+            continue
         if hole not in in_flight or account.close is not None:
             for one in absent:
                 yield _missing(account, hole, one, Severity.ERROR, "removed")
@@ -129,13 +139,18 @@ def _cut_off(account: Account) -> list[Hole]:
     return [Hole(account.next, last, place, "")] if last >= account.next else []
 
 
-def _in_flight(account: Account) -> list[Hole]:
-    """The holes so close to the end that a kill explains them; none if they are too many."""
+def _in_flight(account: Account, first: int) -> list[Hole]:
+    """The holes so close to the end that a kill explains them; none if they are too many.
+
+    What is before the number `first` was removed by retention, which may be a moment ago too.
+    """
     if not account.holes:
         return []
     end = _seconds(timestamp_of(account.latest))
     recent = []
     for hole in account.holes:
+        if hole.last < first:
+            continue
         at = _seconds(hole.timestamp)
         if end is not None and at is not None and end - at <= IN_FLIGHT_SECONDS:
             recent.append(hole)

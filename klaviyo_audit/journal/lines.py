@@ -64,7 +64,7 @@ class LineCheck:
     def waits_for_lines(self) -> bool:
         """Whether numbers are missing that living writers may be about to write."""
         return any(
-            has_lines_in_flight(account)
+            has_lines_in_flight(account, whole=self.whole)
             for account in self.accounts
             if self._life_of(account) is Life.ALIVE
         )

@@ -21,8 +21,10 @@ from klaviyo_audit.journal.findings import Finding, Kind, Report, Severity
 from klaviyo_audit.journal.lines import LineCheck
 from klaviyo_audit.journal.passes import FilePass
 from klaviyo_audit.journal.reader import open_journal
+from klaviyo_audit.journal.rotation import identity_of
 from klaviyo_audit.journal.sealed import Seals
 from klaviyo_audit.journal.segments import (
+    COMPRESSED,
     file_name,
     file_number,
     locate,
@@ -185,8 +187,9 @@ class _Reading:
             with contextlib.suppress(JournalCorrupt):
                 segments = read_segments(self._directory)
         last = max((segment.file for segment in segments), default=None)
-        self._number_the_live([segment.file for segment in segments])
-        for number in numbers(self._directory, segments, seals.removed.size):
+        present = numbers(self._directory, segments, seals.removed.size)
+        self._number_the_live(present)
+        for number in present:
             if number in self._known:
                 continue
             self._known.add(number)
@@ -206,14 +209,22 @@ class _Reading:
             self._identities.add(live.identity)
         return live
 
-    def _number_the_live(self, files: Sequence[int]) -> None:
+    def _number_the_live(self, present: Sequence[int]) -> None:
         """A live file whose sealing has begun while it was read has a number now."""
         opened = [*self._pending, *(one for one, _ in self._opened)]
         unnumbered = next((one for one in opened if one.number is None), None)
-        if unnumbered is not None:
-            unnumbered.number = next((one for one in files if one not in self._known), None)
-            if unnumbered.number is not None:
-                self._known.add(unnumbered.number)
+        if unnumbered is None:
+            return
+        newest = max(self._known, default=-1)
+        later = [number for number in present if number > newest]
+        for number in later:
+            path = locate(self._directory, number, live=present[-1])
+            # Compressed, it is another file; then it is the first after those that were known.
+            packed = number == later[0] and path is not None and path.suffix in COMPRESSED.values()
+            if packed or (path is not None and identity_of(path) == unnumbered.identity):
+                unnumbered.number = number
+                self._known.add(number)
+                return
 
     def _read(self, contents: Contents, progress: Progress | None, total: int) -> None:
         leaves = None
