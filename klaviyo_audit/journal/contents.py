@@ -8,11 +8,11 @@ from io import BufferedReader
 from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
 from klaviyo_audit.journal.folder import JOURNAL_NAME
-from klaviyo_audit.journal.lease import SEALER_NAME
 from klaviyo_audit.journal.reader import lines_of, open_journal, scan
 from klaviyo_audit.journal.rotation import is_final
 from klaviyo_audit.journal.segments import (
     COMPRESSED,
+    being_rotated,
     decompressed,
     file_number,
     locate,
@@ -90,12 +90,7 @@ def numbers(directory: Path, segments: Sequence[Segment], removed: int) -> list[
     """
     kept = {segment.file for segment in segments if segment.index >= removed}
     gone = {segment.file for segment in segments} - kept
-    return sorted(kept | (rotated_files(directory).keys() | _being_rotated(directory)) - gone)
-
-
-def _being_rotated(directory: Path) -> set[int]:
-    paths = (directory / SEALER_NAME).glob("*/audit-*.jsonl")
-    return {number for path in paths if (number := file_number(path.name)) is not None}
+    return sorted(kept | (rotated_files(directory).keys() | being_rotated(directory).keys()) - gone)
 
 
 def open_numbered(directory: Path, number: int, *, last: int | None) -> Contents:

@@ -13,9 +13,8 @@ from klaviyo_audit.entry import SCHEMA_VERSION, Phase, Result
 from klaviyo_audit.errors import JournalCorrupt
 from klaviyo_audit.journal import folder, locks
 from klaviyo_audit.journal.contents import read_file
-from klaviyo_audit.journal.lease import SEALER_NAME
 from klaviyo_audit.journal.line import Problem
-from klaviyo_audit.journal.segments import file_name, file_number, rotated_files
+from klaviyo_audit.journal.segments import being_rotated, file_name, rotated_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -306,8 +305,7 @@ def _newest_first(directory: Path) -> Iterator[Path]:
 
 def journal_files(directory: Path) -> list[Path]:
     """The journal's files, oldest first, the live one last; rotated ones may be compressed."""
-    under_way = (file_number(path.name) for path in directory.glob(f"{SEALER_NAME}/*/audit-*"))
-    numbers = {*rotated_files(directory), *(number for number in under_way if number is not None)}
+    numbers = rotated_files(directory).keys() | being_rotated(directory).keys()
     rotated = [directory / file_name(number) for number in sorted(numbers)]
     live = directory / folder.JOURNAL_NAME
     return [*rotated, live] if live.exists() else rotated

@@ -167,6 +167,18 @@ def rotated_files(directory: Path) -> dict[int, Path]:
     return found
 
 
+def being_rotated(directory: Path) -> dict[int, Path]:
+    """The files that are just on their way to their new name, or were left there, by number."""
+    for _ in range(_TRIES):
+        # The folder around them is renamed whenever the sealing changes hands.
+        with contextlib.suppress(FileNotFoundError):
+            paths = [*(directory / SEALER_NAME).glob("*/audit-*.jsonl")]
+            return {
+                number: path for path in paths if (number := file_number(path.name)) is not None
+            }
+    return {}
+
+
 def locate(directory: Path, file: int, *, live: int | None) -> Path | None:
     """Where a file of the journal is at the moment; None when there is none of that number.
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from klaviyo_audit.journal.folder import JOURNAL_NAME
-from klaviyo_audit.journal.lease import SEALER_NAME
 from klaviyo_audit.journal.rotation import identity_of
-from klaviyo_audit.journal.segments import locate, read_segments, rotated_files
+from klaviyo_audit.journal.segments import being_rotated, locate, read_segments, rotated_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from klaviyo_audit.journal.segments import Segment
@@ -40,17 +37,10 @@ def journal_files(directory: Path) -> list[JournalFile]:
     """
     if not directory.is_dir():
         return []
-    rotated = dict(_being_rotated(directory)) | rotated_files(directory)
+    rotated = being_rotated(directory) | rotated_files(directory)
     files = [JournalFile(path, number) for number, path in sorted(rotated.items())]
     live = directory / JOURNAL_NAME
     return [*files, JournalFile(live, None)] if live.exists() else files
-
-
-def _being_rotated(directory: Path) -> Iterator[tuple[int, Path]]:
-    """A file on its way from its old name to its new one."""
-    with contextlib.suppress(FileNotFoundError):
-        for path in (directory / SEALER_NAME).glob("*/audit-*.jsonl"):
-            yield int(path.stem.removeprefix("audit-")), path
 
 
 def find_identity(directory: Path, identity: tuple[int, int]) -> Path | None:
