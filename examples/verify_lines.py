@@ -186,15 +186,20 @@ class Lines:  # checksums, numbers, damage; `whole`: the writers' first lines ha
         for before, after in itertools.pairwise(there):
             if after > before + 1:
                 holes.append((before + 1, after - 1, seconds(mine.times[after])))
-        end = seconds(mine.times[there[-1]]) if mine.times else 0
+        end, begun = seconds(mine.times.get(there[-1], "")), seconds(mine.times.get(mine.first, ""))
+        if not self.whole:  # the others may have been removed by retention
+            last = (mine.first or 0) + 256
+            holes = [
+                x for x in holes if x[1] > last or not (x[1] < last - 256 or x[2] - begun <= 5)
+            ]
         recent = [hole for hole in holes if end - hole[2] <= 5]
         if mine.close or sum(uncovered(*hole[:2], mine.lost) for hole in recent) > 256:
             recent = []
         ends = [*mine.ends, *([mine.close[0] - 1] if mine.close else [])]
         if ends and max(ends) >= mine.next:
-            holes.append((mine.next, max(ends), 0))
+            holes.append((mine.next, max(ends), float("nan")))
         for hole in holes:
             excused = mine.claims + mine.lost + (mine.missing if hole in recent else [])
-            fine = (hole in recent and not mine.ends) or (not self.whole and hole[1] < mine.first)
+            fine = hole in recent and not mine.ends
             if not fine and uncovered(*hole[:2], excused):
                 yield f"lines are missing among its numbers {hole[0]} to {hole[1]}"

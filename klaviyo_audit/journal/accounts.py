@@ -45,6 +45,8 @@ class Account:
     """Its first line."""
     first: int = 0
     """Number of that line."""
+    first_at: str = ""
+    """Its timestamp."""
     next: int = 0
     """One more than the highest number seen."""
     latest: bytes = b""
@@ -156,6 +158,7 @@ class Accounts:
             return False
         if account.begin is None:
             account.begin, account.first = place, number
+            account.first_at = timestamp_of(line)
         if heads.phases[0] in _SPECIAL:
             self._special(account, number, line, place)
         return True
@@ -180,6 +183,7 @@ class Accounts:
         place = Place(file, *run.place(index))
         if account.begin is None:
             account.begin, account.first = place, number
+            account.first_at = timestamp_of(line)
         if account.ended and self._is_after(place, account):
             said = "its goodbye" if account.close else "it was found dead"
             self._find(

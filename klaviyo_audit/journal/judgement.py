@@ -47,7 +47,7 @@ def judge(account: Account, life: Life, *, whole: bool = True) -> Iterator[Findi
         return  # only a damaged line names it, or all its lines were removed
     if whole:
         yield from _beginning(account)
-    yield from _numbers(account, life, first=0 if whole else account.first)
+    yield from _numbers(account, life, whole=whole)
     yield from _ending(account, life)
 
 
@@ -58,7 +58,7 @@ def has_lines_in_flight(account: Account, *, whole: bool = True) -> bool:
         account: What is known of it.
         whole: As for `judge`.
     """
-    return not account.ended and bool(_in_flight(account, 0 if whole else account.first))
+    return not account.ended and bool(_in_flight(_missing_holes(account, whole=whole), account))
 
 
 def killed_while_writing(account: Account, number: int) -> Severity | None:
@@ -93,23 +93,17 @@ def _ending(account: Account, life: Life) -> Iterator[Finding]:
         yield _finding(account, Kind.NO_GOODBYE, Severity.WARNING, account.begin, message)
 
 
-def _numbers(account: Account, life: Life, first: int) -> Iterator[Finding]:
-    in_flight = _in_flight(account, first)
+def _numbers(account: Account, life: Life, *, whole: bool) -> Iterator[Finding]:
+    holes = _missing_holes(account, whole=whole)
+    in_flight = _in_flight(holes, account)
     claimed = _disjoint((number, number) for number in account.claimed)
     lost_numbers = _disjoint(account.lost)
     told = _disjoint(one for recovery in account.recoveries for one in recovery.missing)
-    for hole in (*account.holes, *_cut_off(account)):
-        if hole.last < first:
-            continue
+    for hole in (*holes, *_cut_off(account)):
         absent, _ = _split([(hole.first, hole.last)], claimed)
         absent, lost = _split(absent, lost_numbers)
         for one in lost:
             yield _missing(account, hole, one, Severity.NOTE, "could not be written, says a gap")
-        if first > 0 and hole.first <= first + IN_FLIGHT_LINES:
-            # Lines overtake each other: some behind the first one can have come before it.
-            for one in absent:
-                yield _missing(account, hole, one, Severity.NOTE, "among those removed, perhaps")
-            continue
         if hole not in in_flight or account.close is not None:
             for one in absent:
                 yield _missing(account, hole, one, Severity.ERROR, "removed")
@@ -127,6 +121,30 @@ def _numbers(account: Account, life: Life, first: int) -> Iterator[Finding]:
             yield _missing(account, hole, one, severity, why)
 
 
+def _missing_holes(account: Account, *, whole: bool) -> Sequence[Hole]:
+    """The holes whose numbers are not in files that are not there."""
+    if whole:
+        return account.holes
+    return [hole for hole in account.holes if not _may_be_removed(account, hole)]
+
+
+def _may_be_removed(account: Account, hole: Hole) -> bool:
+    """Whether missing numbers can be in a file before the writer's first line that is there.
+
+    Threads overtake each other, also when a file is rotated away: one that had taken its number
+    later can be the first in the new file.
+    """
+    if hole.last < account.first:
+        return True
+    first_at, at = _seconds(account.first_at), _seconds(hole.timestamp)
+    return (
+        hole.last - account.first <= IN_FLIGHT_LINES
+        and first_at is not None
+        and at is not None
+        and at - first_at <= IN_FLIGHT_SECONDS
+    )
+
+
 def _cut_off(account: Account) -> list[Hole]:
     """Numbers after the highest one seen that must have been there."""
     ends = [(recovery.last, recovery.place) for recovery in account.recoveries]
@@ -139,18 +157,13 @@ def _cut_off(account: Account) -> list[Hole]:
     return [Hole(account.next, last, place, "")] if last >= account.next else []
 
 
-def _in_flight(account: Account, first: int) -> list[Hole]:
-    """The holes so close to the end that a kill explains them; none if they are too many.
-
-    What is before the number `first` was removed by retention, which may be a moment ago too.
-    """
-    if not account.holes:
+def _in_flight(holes: Sequence[Hole], account: Account) -> list[Hole]:
+    """The holes so close to the end that a kill explains them; none if they are too many."""
+    if not holes:
         return []
     end = _seconds(timestamp_of(account.latest))
     recent = []
-    for hole in account.holes:
-        if hole.last < first:
-            continue
+    for hole in holes:
         at = _seconds(hole.timestamp)
         if end is not None and at is not None and end - at <= IN_FLIGHT_SECONDS:
             recent.append(hole)

@@ -799,6 +799,33 @@ def test_removed_lines_with_new_numbers_do_not_show_before_sealing(tmp_path):
     assert checked(tmp_path, [*shorter, last]).findings == ()
 
 
+def rotated(folder, name, lines):
+    """A rotated file to be looked at alone: what came before it is not there."""
+    folder.mkdir(exist_ok=True)
+    path = folder / name
+    path.write_bytes(b"".join(lines))
+    return verify(path)
+
+
+def test_numbers_before_a_writers_first_line_can_be_in_what_is_not_there(tmp_path):
+    """Also some above it: a thread that was overtaken wrote to the file before."""
+    lines = [soon(A, n) for n in (41, 43, 44, 45)]
+    assert errors(rotated(tmp_path, "audit-000000000040.jsonl", lines)) == []
+    assert errors(rotated(tmp_path, "audit-000000000000.jsonl", lines)) != []
+    late = [line(A, n) for n in (41, 43, 44, 45)]
+    assert errors(rotated(tmp_path, "audit-000000000040.jsonl", late)) == ["missing-number"]
+    many = [soon(A, n) for n in (41, 41 + IN_FLIGHT_LINES + 2)]
+    assert errors(rotated(tmp_path, "audit-000000000040.jsonl", many)) == ["missing-number"]
+
+
+def test_what_is_not_there_does_not_count_as_in_flight(tmp_path):
+    """A program that has lived for seconds only, most of whose lines were removed already."""
+    lines = [soon(A, n) for n in range(1000, 1300) if n != 1290]
+    report = rotated(tmp_path, "audit-000000001000.jsonl", lines)
+    assert errors(report) == []
+    assert kinds(report, Severity.WARNING) == ["no-goodbye", "missing-number"]
+
+
 def test_the_lock_of_this_test_is_not_held_by_another(tmp_path):
     """A check on the fixture's means: `verify` must not take a stale lock file for a life."""
     (tmp_path / WRITERS_NAME).mkdir()
