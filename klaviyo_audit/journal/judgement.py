@@ -99,11 +99,17 @@ def _numbers(account: Account, life: Life, *, whole: bool) -> Iterator[Finding]:
     claimed = _disjoint((number, number) for number in account.claimed)
     lost_numbers = _disjoint(account.lost)
     told = _disjoint(one for recovery in account.recoveries for one in recovery.missing)
-    for hole in (*holes, *_cut_off(account)):
+    for hole in (*account.holes, *_cut_off(account)):
+        if not whole and hole.last < account.first:
+            continue
         absent, _ = _split([(hole.first, hole.last)], claimed)
         absent, lost = _split(absent, lost_numbers)
         for one in lost:
             yield _missing(account, hole, one, Severity.NOTE, "could not be written, says a gap")
+        if not whole and _may_be_removed(account, hole):
+            for one in absent:
+                yield _missing(account, hole, one, Severity.NOTE, "among those removed, perhaps")
+            continue
         if hole not in in_flight or account.close is not None:
             for one in absent:
                 yield _missing(account, hole, one, Severity.ERROR, "removed")
