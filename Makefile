@@ -19,8 +19,8 @@ help:  ## this list
 demo: env  ## a day in a shop's life, audited; LIVE=1 reads the account of KLAVIYO_API_KEY instead
 	@LIVE=$(LIVE) $(RUN) examples/shop_day.py $(ARGS)
 
-test: env  ## all tests; what needs a peer that is not installed is skipped with the reason
-	@$(RUN) -m pytest $(ARGS)
+test: env  ## all tests, two at a time; ARGS="-n 0 -s" shows figures; missing peers are skipped with the reason
+	@$(RUN) -m pytest -n 2 $(ARGS)
 
 lint: env  ## ruff and mypy
 	$(RUN) -m ruff check
