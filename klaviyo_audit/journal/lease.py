@@ -42,12 +42,14 @@ come first: the segments that a copied checkpoint depends on are older than it."
 LEASE_SECONDS: Final = 15.0
 """How long a sealer may show no life before another takes over."""
 
-_FREE: Final = "free"
+_FREE: Final = ".free"
+"""Each time the lease is given back the folder gets another name: whoever has looked at it before
+it was taken and given back again cannot take it in the belief that nothing has happened."""
 _FENCING: Final = ".fencing"
 _LOCK: Final = "lock-"
 _COPY_BYTES: Final = 1 << 20
 _SET_ASIDE: Final = re.compile(r"audit-\d{12,}\.jsonl")
-_NAME: Final = re.compile(rf"{_FREE}|[0-9a-f]{{16}}({re.escape(_FENCING)})?")
+_NAME: Final = re.compile(rf"[0-9a-f]{{16}}({re.escape(_FENCING)}|{re.escape(_FREE)})?|free")
 
 
 class LeaseLost(KlaviyoAuditError):  # noqa: N818  (a fact, like its siblings in errors.py)
@@ -149,7 +151,7 @@ class Lease:
                 self._clear()
                 own = self.path("")
                 (own / f"{_LOCK}{own.name}").unlink()
-                own.rename(self._base / _FREE)
+                own.rename(self._base / f"{secrets.token_hex(8)}{_FREE}")
         self.drop()
 
     def drop(self) -> None:
@@ -171,18 +173,19 @@ class Lease:
         # Made elsewhere and renamed, since a folder that is not empty is never replaced.
         new = self._directory / f".{SEALER_NAME}-{secrets.token_hex(8)}"
         new.mkdir(mode=FOLDER_MODE)
-        (new / _FREE).mkdir(mode=FOLDER_MODE)
+        free = new / f"{secrets.token_hex(8)}{_FREE}"
+        free.mkdir(mode=FOLDER_MODE)
         try:
             new.rename(self._base)
         except OSError:
-            (new / _FREE).rmdir()
+            free.rmdir()
             new.rmdir()
             if not self._base.is_dir():
                 raise
 
     def _must_fence(self, name: str) -> bool | None:
         """Whether the holder may still be alive; None if it has to be left alone."""
-        if name == _FREE:
+        if name.endswith("free"):
             return False
         lock = self._base / name / f"{_LOCK}{name.removesuffix(_FENCING)}"
         try:
