@@ -47,6 +47,9 @@ _SILENT_SECONDS: Final = 3600.0
 
 _log = logging.getLogger("klaviyo_audit")
 
+# Its own: drawing from the module's would change the numbers of a program that has seeded them.
+_jitter: Final = random.Random()  # noqa: S311  (full jitter, nothing secret)
+
 
 @dataclass(slots=True)
 class _Errand:
@@ -401,7 +404,7 @@ class Shipper:
         condition = self.condition
         hung = isinstance(error, Overdue) and self._attempts.overdue > 1
         most = min(self._pace.retry_most, _FIRST_RETRY_SECONDS * 2 ** min(errand.attempts - 1, 30))
-        wait = random.uniform(0, most)  # noqa: S311  (full jitter, nothing secret)
+        wait = _jitter.uniform(0, most)
         if isinstance(error, Retry) and error.after is not None and error.after > 0:
             wait += min(error.after, _LONGEST_AFTER_SECONDS)
         errand.not_before = monotonic() + wait

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
 import textwrap
@@ -54,8 +55,9 @@ def bookmark(folder, name):
     return json.loads((folder / "sinks" / name / "bookmark").read_bytes())
 
 
-def threads():
-    return [t.name for t in threading.enumerate() if t.name.startswith("klaviyo-audit-h")]
+def threads(sink):
+    name = f"klaviyo-audit-{sink}"
+    return [thread for thread in threading.enumerate() if thread.name.startswith(name)]
 
 
 def test_flush_returns_when_everything_was_delivered(trail):
@@ -119,7 +121,7 @@ def test_a_sink_in_memory_begins_now_and_sees_its_own_process(trail, write):
 
 
 def test_a_hung_sink_holds_up_neither_others_nor_the_program(trail, caplog):
-    hangs, other = Hangs(), Recorded()
+    hangs, other = Hangs("stuck"), Recorded()
     begun = time.monotonic()
     settings = {"ship_deadline": 0.1, "ship_retry_most": 0.05, "ship_exit_wait": 0.3}
     auditor = Auditor(journal=trail.folder, sinks=[hangs, other], **settings)
@@ -136,8 +138,8 @@ def test_a_hung_sink_holds_up_neither_others_nor_the_program(trail, caplog):
     time.sleep(0.5)
     assert hangs.calls == 2, "one was given up, and one more is waited for"
     assert shipper.condition.overdue == 2
-    assert len(threads()) == 2
-    state = json.loads((trail.folder / "sinks" / "hangs" / "state").read_bytes())
+    assert len(threads("stuck")) == 2
+    state = json.loads((trail.folder / "sinks" / "stuck" / "state").read_bytes())
     assert (state["state"], state["overdue"]) == ("hung", 2)
     auditor.close()
     assert time.monotonic() - begun < 25
@@ -413,3 +415,22 @@ def test_block_needs_a_journal(nowhere):
 
     with pytest.raises(AuditUnavailable):
         Auditor(journal=nowhere, sinks=[Recorded()], on_failure="block")
+
+
+def test_a_program_that_has_seeded_its_random_numbers_gets_the_same_ones(trail):
+    random.seed(7)
+    expected = [random.random() for _ in range(3)]
+    random.seed(7)
+    hangs = Hangs("seeded")
+    hangs.deliver = _refuse
+    with Auditor(journal=trail.folder, sinks=[hangs], ship_exit_wait=0.1) as auditor:
+        auditor.record("a")
+        deadline = time.monotonic() + 20
+        while not auditor._shipping.threads[0].condition.failures:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert [random.random() for _ in range(3)] == expected
+
+
+def _refuse(_entries):
+    raise Retry(after=0.01)
