@@ -52,7 +52,8 @@ fi
 # Klaviyo's MCP server needs Python 3.13; where there is none, its test says so.
 newer=
 for python in python3.13 "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.13*/bin/python; do
-  command -v "$python" >/dev/null && newer=$python && break
+  # pyenv's shims are on the PATH for versions that are not switched on.
+  "$python" -c 'import ssl' 2>/dev/null && newer=$python && break
 done
 if [[ -n $newer ]]; then
   "$newer" tools/environment.py .venvs/mcp klaviyo-mcp-server==0.4.2 -e .
