@@ -32,13 +32,14 @@ def make_guard(settings: Settings, given: Guard | Mapping[str, Any] | None = Non
     Raises:
         ConfigurationError: Something in it is not understood.
     """
-    guard = _make(settings, given)
+    guard = read_guard(settings, given)
     if guard is not None:
         guard.rules_in(settings.environment)  # a preset that is not there is told here
     return guard
 
 
-def _make(settings: Settings, given: Guard | Mapping[str, Any] | None) -> Guard | None:
+def read_guard(settings: Settings, given: Guard | Mapping[str, Any] | None = None) -> Guard | None:
+    """As `make_guard`, whether or not there are rules for the setting ``environment``."""
     if isinstance(given, Guard):
         return given
     if given is not None:

@@ -241,6 +241,11 @@ class Ruling:
         return kept
 
 
+def rule_name(number: int, rule: Rule) -> str:
+    """A rule as messages and entries name it; numbers are from 1, in the order of asking."""
+    return f"rule {number}" + (f" '{rule.name}'" if rule.name else "")
+
+
 def at_least(risk: str, floor: Risk | None) -> bool:
     """Whether a risk is at or above another; nothing is at or above None."""
     return floor is not None and _RISING.index(Risk(risk)) >= _RISING.index(floor)
@@ -250,7 +255,7 @@ def _verdict(guard: Guard, rule: Rule, number: int) -> Verdict:
     return Verdict(
         allows=rule.decision is Decision.ALLOW,
         rule=rule,
-        told=f"rule {number}" + (f" '{rule.name}'" if rule.name else ""),
+        told=rule_name(number, rule),
         limit=guard.limit if rule.limit is None else rule.limit,
     )
 

@@ -13,8 +13,8 @@ from klaviyo_audit.entry import Phase, Result
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-_UNAUTHORIZED: Final = 401
-_FORBIDDEN: Final = 403
+UNAUTHORIZED: Final = 401
+FORBIDDEN: Final = 403
 
 
 class Flag(StrEnum):
@@ -101,9 +101,9 @@ def _count(use: KeyUse, members: Mapping[str, Any], key: Mapping[str, Any]) -> N
     use.services[service] = max(at, use.services.get(service, at))
     status = (members.get("http") or {}).get("status")
     scopes = [str(scope) for scope in (members.get("call") or {}).get("scopes") or ()]
-    if status == _UNAUTHORIZED:
+    if status == UNAUTHORIZED:
         use.refused = at if use.refused is None else max(use.refused, at)
-    elif status == _FORBIDDEN:
+    elif status == FORBIDDEN:
         use.refused_scopes.update(scopes)
         use.accepted = at if use.accepted is None else max(use.accepted, at)
     elif status is not None:

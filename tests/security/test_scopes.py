@@ -3,14 +3,15 @@
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 
 import pytest
 
+from klaviyo_audit import AccessDenied, Auditor
 from klaviyo_audit.klaviyo.keys import fingerprint
 from klaviyo_audit.security.code_scopes import read_code
-from klaviyo_audit.security.scopes import missing_grants, unused_grants
 from klaviyo_audit.testing import FakeKlaviyo
 from tests.security.planting import git, made_up_key
 
@@ -87,10 +88,13 @@ def test_a_key_made_from_source_suffices_and_none_of_its_scopes_is_too_many(prog
         used = json.loads(
             command("--format", "json", cwd=program.parent, KLAVIYO_AUDIT_DIR="trail").stdout
         )
-    assert [one["fingerprint"] for one in used] == [fingerprint(key)]
+    (inside,) = used["environments"]
+    (told,) = inside["keys"]
+    assert told["fingerprint"] == fingerprint(key)
     # The trail, which was not asked before, says the same.
-    assert used[0]["minimal"] == needed
-    assert used[0]["refused"] == {}
+    assert told["minimal"] == needed
+    assert told["refused"] == {}
+    assert inside["guard"] is told["granted_unused"] is None
 
 
 def test_each_scope_is_really_needed(program, tmp_path):
@@ -103,7 +107,7 @@ def test_each_scope_is_really_needed(program, tmp_path):
     with FakeKlaviyo(keys={key: [scope for scope in needed if scope != lacking]}) as fake:
         assert "ForbiddenException" in run(short, fake, key).stderr
     text = command(cwd=tmp_path, KLAVIYO_AUDIT_DIR="trail").stdout
-    assert f"{lacking}  refused (403)" in text
+    assert re.search(rf"1  {lacking} +refused by Klaviyo \(403\)", text)
 
 
 @pytest.mark.parametrize(
@@ -163,11 +167,118 @@ def test_ignored_files_are_not_read(tmp_path):
     assert set(read_code(tmp_path).scopes()) == {"profiles:read"}
 
 
-def test_grants():
-    used = ["profiles:read", "lists:write"]
-    assert unused_grants(["profiles:read", "events:read", "*:read", "*:write"], used) == (
-        "events:read",
-    )
-    assert unused_grants(["*"], []) == ("*",)
-    assert missing_grants(["*:read"], dict.fromkeys(used)) == ("lists:write",)
-    assert missing_grants(["*"], dict.fromkeys(used)) == ()
+POLICY = """
+version = 1
+[guard]
+allow = ["profiles:read", "events:*", "lists.delete_list"]
+[[guard.rules]]
+decision = "allow"
+name = "importer's"
+keys = ["IMPORT_KEY"]
+scopes = ["catalogs:read"]
+[[guard.rules]]
+decision = "allow"
+name = "only in staging"
+environments = ["staging"]
+operations = ["segments.get_segment*"]
+[[guard.rules]]
+decision = "deny"
+scopes = ["events:write"]
+"""
+
+
+@pytest.fixture
+def granted(tmp_path, monkeypatch):
+    """A real trail of two keys in two environments, and a policy that it does not agree with."""
+    (tmp_path / "policy.toml").write_text(POLICY)
+    reader, importer = made_up_key(RNG), made_up_key(RNG)
+    monkeypatch.setenv("READ_KEY", reader)
+    monkeypatch.setenv("IMPORT_KEY", importer)
+    keys = {reader: None, importer: None}
+    with FakeKlaviyo(keys=keys) as fake:
+        for environment, key in (
+            ("staging", reader), ("production", reader), ("production", importer),
+        ):  # fmt: skip
+            with Auditor(journal="trail", environment=environment, service="shop") as auditor:
+                client = auditor.audit(fake.client(api_key=key))
+                client.Profiles.get_profiles()
+                if environment == "staging":
+                    client.Segments.get_segments()
+                if key == importer:
+                    client.Lists.get_lists()
+                    client.Lists.get_lists()
+        with Auditor(
+            journal="trail", environment="production", service="shop", policy="policy.toml"
+        ) as auditor:
+            client = auditor.audit(fake.client(api_key=reader))
+            with pytest.raises(AccessDenied):
+                client.Flows.get_flows()
+    return tmp_path, fingerprint(reader), fingerprint(importer)
+
+
+def test_what_is_granted_and_what_was_used(granted):
+    folder, reader, importer = granted
+    policy = {"KLAVIYO_AUDIT_DIR": "trail", "KLAVIYO_AUDIT_POLICY": "policy.toml"}
+    done = command("--format", "json", cwd=folder, **policy)
+    assert done.returncode == 0, done.stderr
+    told = {one["environment"]: one for one in json.loads(done.stdout)["environments"]}
+    assert list(told) == ["production", "staging"]
+    here = told["production"]
+    keys = {one["fingerprint"]: one for one in here["keys"]}
+    assert set(keys) == {reader, importer}
+    # Granted, and no key in this environment used it; "events:*" but for what is denied.
+    assert set(here["granted_unused"]["scopes"]) == {"events:read", "catalogs:read"}
+    assert set(here["granted_unused"]["operations"]) == {"lists.delete_list"}
+    assert "importer's" in here["granted_unused"]["scopes"]["catalogs:read"]
+    # A rule for another key grants nothing to this one.
+    assert set(keys[reader]["granted_unused"]["scopes"]) == {"events:read"}
+    assert keys[reader]["used_ungranted"] == {"scopes": {}, "operations": {}}
+    assert keys[reader]["denied"] == {"flows.get_flows": 1}
+    assert keys[reader]["minimal"] == ["profiles:read"]
+    assert set(keys[importer]["granted_unused"]["scopes"]) == {"events:read", "catalogs:read"}
+    assert keys[importer]["used_ungranted"]["scopes"] == {"lists:read": {"lists.get_lists": 2}}
+    assert keys[importer]["used_ungranted"]["operations"]["lists.get_lists"]["calls"] == 2
+    assert keys[importer]["minimal"] == ["lists:read", "profiles:read"]
+    staging = told["staging"]
+    assert "segments.get_segments" not in staging["granted_unused"]["operations"]
+    assert "segments.get_segment" in staging["granted_unused"]["operations"]
+    assert staging["keys"][0]["used_ungranted"]["operations"] == {}
+    assert staging["keys"][0]["minimal"] == ["profiles:read", "segments:read"]
+
+
+def test_the_table_says_the_same(granted):
+    folder, reader, importer = granted
+    journal = ("--journal", "trail", "--policy", "policy.toml")
+    done = command(*journal, "--environment", "production", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    rows = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert f"{reader} READ_KEY (shop)" in rows
+    assert "2 lists:read ! used, and not granted: lists.get_lists 2" in rows
+    assert "1 flows.get_flows denied by the guard" in rows
+    assert "- catalogs:read granted and not used: rule 1 'importer's'" in rows
+    assert "a new key needs: lists:read profiles:read" in rows
+    assert "no key used it: " in done.stdout
+    assert "segments" not in done.stdout
+    one = command(*journal, "--key", importer[:5], "--environment", "production", cwd=folder)
+    assert importer in one.stdout
+    assert reader not in one.stdout
+    assert command(*journal, "--environment", "qa", cwd=folder).returncode == 2
+    assert command(*journal, "--key", "0f0f0f0f", cwd=folder).returncode == 2
+    assert command("--code", ".", "--policy", "policy.toml", cwd=folder).returncode == 2
+
+
+def test_a_preset_for_no_such_environment_and_a_guard_that_lets_all_go(granted):
+    folder, *_ = granted
+    (folder / "policy.toml").write_text('[guard]\npreset = "environment"\n')
+    policy = {"KLAVIYO_AUDIT_DIR": "trail", "KLAVIYO_AUDIT_POLICY": "policy.toml"}
+    with Auditor(journal="trail", environment="qa", service="shop") as auditor, FakeKlaviyo() as f:
+        auditor.audit(f.client(api_key=made_up_key(RNG))).Profiles.get_profiles()
+    told = command("--format", "json", cwd=folder, **policy)
+    assert told.returncode == 0, told.stderr
+    found = {one["environment"]: one for one in json.loads(told.stdout)["environments"]}
+    assert "there are presets for" in found["qa"]["problem"]
+    assert "reading" in found["staging"]["granted_unused"]["scopes"]["flows:read"]
+    (folder / "policy.toml").write_text('[guard]\ndefault = "allow"\n')
+    told = command(cwd=folder, **policy)
+    assert "everything" in told.stdout
+    assert "default = allow" in told.stdout

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final
 
-from klaviyo_audit.guard.rules import Decision
 from klaviyo_audit.security.checks.outcome import Outcome, failed, listed, passed, unchecked, warned
+from klaviyo_audit.security.grants import EVERYTHING, grants_of
 from klaviyo_audit.security.keyuse import Flag, flags, key_uses
-from klaviyo_audit.security.scopes import minimal_scopes, unused_grants
+from klaviyo_audit.security.scopes import needed_scopes
+from klaviyo_audit.security.usage import usage_of
 
 if TYPE_CHECKING:
-    from klaviyo_audit.guard.policy import Guard
     from klaviyo_audit.security.checks.project import Project
     from klaviyo_audit.security.keyuse import KeyUse
 
@@ -90,7 +89,7 @@ def minimal(project: Project) -> Outcome:
     uses = _secret(key_uses(project.entries_here()))
     if not uses:
         return unchecked("no call with a private key was recorded here", _RECORD)
-    needed = minimal_scopes(uses.values())
+    needed = needed_scopes(uses.values())
     shown = " ".join(needed) or "nothing yet"
     guard = make_guard(project.settings)
     if guard is None:
@@ -98,44 +97,21 @@ def minimal(project: Project) -> Outcome:
             f"no guard in the settings says what is granted; used were {shown}",
             "klaviyo-audit scopes, then make keys with these scopes and list them in the guard",
         )
-    wide = _unused_scopes(guard, needed)
-    if guard.default is Decision.ALLOW:
-        wide.insert(0, "everything (default = allow)")
-    wide += _unused_operations(project, guard)
+    used = {
+        called.name for usage in usage_of(project.entries_here()).values() for called in usage.calls
+    }
+    grants = grants_of(guard, project.settings.environment, presets=False)
+    unused = grants.without(needed, used)
+    wide = [*unused.scopes, *unused.operations]
+    if EVERYTHING in unused.operations:
+        wide = ["everything (default = allow)", *(one for one in wide if one != EVERYTHING)]
     if wide:
-        grants = ", ".join(f'"{scope}"' for scope in needed)
+        listing = ", ".join(f'"{scope}"' for scope in needed)
         return warned(
             f"granted by {guard.source} and never used here: {listed(wide, _MOST_GRANTS)}",
-            f"allow = [{grants}], and keys made with these scopes",
+            f"allow = [{listing}], and keys made with these scopes",
         )
     return passed(f"all that {guard.source} grants was used: {shown}")
-
-
-def _unused_scopes(guard: Guard, needed: tuple[str, ...]) -> list[str]:
-    """What one's own rules grant and nobody used; patterns as the scopes they stand for."""
-    from klaviyo_audit.klaviyo.risks import table
-
-    known = sorted({scope for operation in table().values() for scope in operation.scopes})
-    granted: list[str] = []
-    for rule in guard.rules:
-        for grant in rule.scopes if rule.decision is Decision.ALLOW else ():
-            granted += [scope for scope in known if fnmatchcase(scope, grant)] or [grant]
-    return list(dict.fromkeys(unused_grants(granted, needed)))
-
-
-def _unused_operations(project: Project, guard: Guard) -> list[str]:
-    from klaviyo_audit.policyfile import any_fits
-
-    called = set()
-    for members in project.entries_here():
-        call = members.get("call")
-        if isinstance(call, dict):
-            group = str(call.get("group")).lower()
-            called |= {f"{group}.{call.get('operation')}", f"{group}.{call.get('called_as')}"}
-            called.add(f"{call.get('method')} {call.get('path')}")
-    rules = [rule for rule in guard.rules if rule.decision is Decision.ALLOW]
-    globs = dict.fromkeys(glob for rule in rules for glob in rule.operations)
-    return [glob for glob in globs if not any_fits((glob,), called)]
 
 
 def _secret(uses: dict[str, KeyUse]) -> dict[str, KeyUse]:
