@@ -80,6 +80,8 @@ class Auditor:
         **settings: Any,
     ) -> None:
         from klaviyo_audit.guard.assembly import make_guard
+        from klaviyo_audit.launch import run_id
+        from klaviyo_audit.privacy import notice
         from klaviyo_audit.privacy.assembly import make_gate
         from klaviyo_audit.settings import load
 
@@ -142,6 +144,8 @@ class Auditor:
             guard=self._enforcer(user, is_fallback=fallback),
         )
         self.observe()
+        if run_id() is None:  # else it is said once for all processes of the run
+            notice.tell(gate)
         if problem is not None and not isinstance(self._writer, QueueWriter):
             self.recorder.lost(problem)
         self._resolved: list[dict[str, Any]] = []

@@ -22,6 +22,7 @@ from klaviyo_audit import (
     configure,
 )
 from klaviyo_audit.auditor import default_auditor, reset_default
+from klaviyo_audit.privacy.notice import NO_KEY
 from klaviyo_audit.testing import InMemorySink
 from tests import planted
 
@@ -424,7 +425,7 @@ def test_a_program_that_just_ends_says_goodbye(fake, tmp_path, trail, durability
         KLAVIYO_AUDIT_DIR="trail",
         KLAVIYO_AUDIT_DURABILITY=durability,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", f"{NO_KEY}\n")
     assert [line["action"] for line in trail.lines()] == [
         "journal.open",
         "klaviyo.profiles.get_profile",

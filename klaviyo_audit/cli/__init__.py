@@ -36,6 +36,9 @@ from klaviyo_audit.cli import (
 @click.version_option(__version__, prog_name="klaviyo-audit")
 def main() -> None:
     """Read and check the audit trail of a program's calls to Klaviyo."""
+    from klaviyo_audit.privacy import notice
+
+    notice.silence()  # what a command records of itself names nobody
     # A trail may hold any character, and the terminal's encoding may not have it.
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)

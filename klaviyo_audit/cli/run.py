@@ -46,10 +46,13 @@ def run(directory: Path | None, command: tuple[str, ...], *, quiet: bool) -> Non
     from klaviyo_audit import launch
     from klaviyo_audit.analysis import runs
     from klaviyo_audit.errors import ConfigurationError
+    from klaviyo_audit.privacy import notice
+    from klaviyo_audit.privacy.assembly import make_gate
     from klaviyo_audit.settings import load
 
     try:
         settings = load(dir=directory)
+        gate = make_gate(settings)
     except ConfigurationError as error:
         fail(str(error))
     journal = settings.dir.absolute()
@@ -63,7 +66,10 @@ def run(directory: Path | None, command: tuple[str, ...], *, quiet: bool) -> Non
         _fail(f"{command[0]!r} cannot be started: {error.strerror}", NOT_STARTED)
     if not quiet:
         try:
-            _tell(journal, runs.summary(journal, run, before))
+            found = runs.summary(journal, run, before)
+            _tell(journal, found)
+            if found.calls and notice.is_due(gate):
+                _say(notice.NO_KEY)
         except OSError as error:
             _say(f"the journal in {journal} cannot be read: {error}")
     launch.end_like(status)

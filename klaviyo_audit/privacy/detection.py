@@ -37,7 +37,7 @@ _AT: Final = re.compile(
 )
 # Where an address ends on its left and right, whatever way the text around it is written.
 _DELIMITERS: Final = '"<>()[],;:{}|` \t\r\n\f\v\0\u00a0\u2028\u2029\u3000'
-_RIGHT: Final = re.compile(r"[^\s\"<>()\[\],;:{}|`\0]{0,640}+")
+_RIGHT: Final = re.compile(r"\[[0-9A-Za-z:.]{2,64}\]|[^\s\"<>()\[\],;:{}|`\0]{0,640}+")
 _SPACE: Final = re.compile(r"\s")
 _ESCAPE: Final = re.compile(r"\\{1,8}(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|([nrtbf/\"'\\]))")
 _LOCAL_PART: Final = r"[^\s@\"<>()\[\],;:{}|`\\=&?/#\x00-\x1f]"
@@ -49,13 +49,16 @@ _AROUND: Final = "'.!?*_~-\\"
 _QUOTED_LOCAL: Final = 66
 
 _BETWEEN: Final = r" \u00a0().\-/\u2010-\u2015"
-_ENCODED_BETWEEN: Final = rf"(?:[{_BETWEEN}]|%(?:20|2[89DdEe]|2[Ff])|\+(?=[\d(]))"
+_ENCODED_BETWEEN: Final = rf"(?:[{_BETWEEN}\t\r\n_~*\[\]]|%(?:20|2[89DdEe]|2[Ff])|\+(?=[\d(]))"
 _INTERNATIONAL: Final = re.compile(
     r"(?:\+|\uff0b|%(?:25){0,3}2[Bb]|&#43;|\\\\{0,7}+u002[Bb])"
     rf"{_ENCODED_BETWEEN}{{0,2}}+\d(?:{_ENCODED_BETWEEN}{{0,4}}+\d){{6,18}}+"
 )
 # A run of digits with what people write between them, from its first character on.
 _RUN: Final = re.compile(rf"[\d{_BETWEEN}](?<![\d{_BETWEEN}].)[\d{_BETWEEN}]{{8,}}+", re.DOTALL)
+_DIGITS: Final = b"0123456789"
+_FEWEST_DIGITS: Final = 7
+"""Digits of the shortest number that is recognised, one with a plus sign."""
 _EDGES: Final = " \u00a0).-/\u2010\u2011\u2012\u2013\u2014\u2015"
 _LONGEST_RUN: Final = 80
 _NUMBER_DIGITS: Final = 9
@@ -97,12 +100,21 @@ def find(text: str, region: str | None = None) -> Iterator[Finding]:
         region: As for `identifiers.normalise`.
     """
     end = 0
-    for found in _merged(_emails(text), _phones(text, region)):
+    phones = _phones(text, region) if may_hold_numbers(text) else iter(())
+    for found in _merged(_emails(text), phones):
         if found.end > end:
             yield found
             end = found.end
         if found.kind is None:
             return
+
+
+def may_hold_numbers(text: str) -> bool:
+    """Whether a text has as many digits as the shortest number of a phone."""
+    if not text.isascii():
+        return True
+    encoded = text.encode()
+    return len(encoded) - len(encoded.translate(None, _DIGITS)) >= _FEWEST_DIGITS
 
 
 def _merged(emails: Iterator[Finding], phones: Iterator[Finding]) -> Iterator[Finding]:
@@ -162,7 +174,7 @@ def _addresses(text: str, start: int, end: int) -> tuple[int, tuple[str, ...]]:
     raw = text[start:end]
     decoded = decode(raw)
     if not decoded.isascii():
-        decoded = unicodedata.normalize("NFKC", decoded)
+        decoded = unicodedata.normalize("NFKC", identifiers.INVISIBLE.sub("", decoded))
     found = list(_ADDRESS.finditer(decoded))
     values = tuple(
         value for one in found if (value := identifiers.email(one[0].strip("'.!?*~"))) is not None

@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 from klaviyo_audit.privacy import text as texts
 from klaviyo_audit.privacy.identifiers import Kind
+from klaviyo_audit.privacy.plain import plain
 from klaviyo_audit.privacy.policy import Level, Policy, Subject
 from klaviyo_audit.privacy.secrets import CREDENTIALS
 from klaviyo_audit.privacy.values import Cleaner
@@ -142,9 +143,16 @@ class Gate:
     def _segment(self, segment: str) -> str:
         if len(segment) > _MAX_SEGMENT:
             return f"[masked:{len(segment)}]"
-        # Decoded twice, since a value may arrive encoded already.
-        decoded = unquote(unquote(segment))
-        if _PLAIN_SEGMENT.match(decoded) is not None and not self._credentials.found_in(decoded):
+        # A value may arrive encoded already.
+        decoded = plain(segment)
+        if decoded is None:
+            return f"[masked:{len(segment)}]"
+        is_plain = _PLAIN_SEGMENT.match(unquote(unquote(segment))) is not None
+        if (
+            is_plain
+            and _PLAIN_SEGMENT.match(decoded) is not None
+            and not self._credentials.found_in(decoded)
+        ):
             return segment
         if self.pseudonyms is not None:
             for kind in (Kind.EMAIL, Kind.PHONE):

@@ -19,6 +19,9 @@ _E164 = re.compile(r"\+[1-9][0-9]{6,14}\Z")  # ITU-T E.164, section 6: at most 1
 _INTERNATIONAL_PREFIX = "00"
 _NOT_DIGITS = re.compile(r"\D+")
 _SPACES = re.compile(r"\s+")
+INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
+"""Soft hyphens, zero-width spaces, marks of direction, which are not part of an identifier; joiners
+belong to the letters around them."""
 # What is left of the address formats once the delimiters around them are gone.
 _LOCAL = re.compile(r"[^\s@\"<>()\[\],;:\\\x00-\x1f\x7f]{1,64}\Z|\"[^\"\r\n]{1,62}\"\Z")
 # What nearly all addresses look like; it only saves time.
@@ -76,7 +79,7 @@ def email(value: str) -> str | None:
     if _COMMON.match(text) is not None:
         return text
     if not text.isascii():
-        text = unicodedata.normalize("NFKC", value.strip())
+        text = unicodedata.normalize("NFKC", INVISIBLE.sub("", value).strip())
     local, _, domain = text.lower().rpartition("@")
     domain = domain.removesuffix(".")
     if not local or _LOCAL.match(local) is None:
@@ -112,7 +115,7 @@ def phone(value: str, region: str | None = None) -> str | None:
     if _E164.match(text):
         return text
     if not text.isascii():
-        text = unicodedata.normalize("NFKC", text)
+        text = unicodedata.normalize("NFKC", INVISIBLE.sub("", text))
     text = text.strip()
     digits = _digits(text)
     number = None

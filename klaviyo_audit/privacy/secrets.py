@@ -33,6 +33,14 @@ _TELLING_WORDS: Final = (
     r"secret|passw|passphrase|pwd|token|api[_-]?key|apikey|authori[sz]ation|credential|cookie"
     r"|private[_-]?key|signing[_-]?key|session[_-]?id"
 )
+# What stands in each of them, and in schemes and keys: a search for it costs 40 ns.
+_SCHEMES: Final = ("klaviyo-api-key", "bearer", "basic")
+_HINTS: Final = (
+    "secret", "passw", "passphr", "pwd", "token", "api", "authori", "credential", "cookie",
+    "private", "signing", "session",
+)  # fmt: skip
+HINTS: Final = ("pk", "eyj", "bearer", "basic", *_HINTS)
+"""One of them, in lower case, is in every text in which `find` finds a format that it knows."""
 _TELLING_NAME: Final = re.compile(f"(?i)(?:{_TELLING_WORDS})")
 _QUOTE: Final = r"(?:\\{0,8}[\"']|%(?:25){0,3}22|&quot;)"
 # password=..., "secret_key": "...", \"token\": \"...\", api_key%3D...
@@ -113,12 +121,21 @@ def find(text: str, credentials: Credentials = CREDENTIALS) -> list[tuple[int, i
         spans += _bounded(_matches(_KEY, lowered), text)
     if "eyJ" in text:
         spans += _bounded(_matches(_WEB_TOKEN, text), text)
-    spans += _bounded(_matches(_SCHEME, lowered), text)
-    spans += _bounded(_matches(_TOLD, lowered), text)
-    mentioned = (one for one in _matches(_MENTIONED, lowered) if is_random(text[slice(*one)]))
-    spans += _bounded(mentioned, text)
+    if _any_in(_SCHEMES, lowered):
+        spans += _bounded(_matches(_SCHEME, lowered), text)
+    if _any_in(_HINTS, lowered):
+        spans += _bounded(_matches(_TOLD, lowered), text)
+        mentioned = (one for one in _matches(_MENTIONED, lowered) if is_random(text[slice(*one)]))
+        spans += _bounded(mentioned, text)
     spans.sort()
     return spans
+
+
+def _any_in(words: tuple[str, ...], lowered: str) -> bool:
+    for word in words:  # noqa: SIM110  (faster than `any`)
+        if word in lowered:
+            return True
+    return False
 
 
 def _matches(pattern: re.Pattern[str], text: str) -> Iterator[tuple[int, int]]:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from datetime import date, datetime, time
 from enum import Enum
+from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,8 +32,10 @@ MAX_CHARACTERS: Final = 32_768
 _MAX_NAME: Final = 100
 _LONG_INTEGER: Final = 2**53
 
-# Letters only: no address, number or key; nearly all names are so, and need no search.
-_PLAIN_NAME: Final = re.compile(r"(?!pk_|eyJ)[A-Za-z][A-Za-z_-]{0,39}\Z")
+# Letters and few digits: no address, number or key; nearly all names are so, and need no search.
+_PLAIN_NAME: Final = re.compile(
+    r"(?!.*(?:[Pp][Kk]_|eyJ))[A-Za-z](?=(?:\D*\d){0,6}\D*\Z)[A-Za-z0-9_-]{0,39}\Z"
+)
 # What a member's name says about its value, whatever way the name is written.
 _PERSONAL_NAMES: Final = (
     (re.compile(r"(?:^|_)e?_?mail(?:_?address)?$"), Kind.EMAIL),
@@ -86,6 +89,8 @@ class Cleaner:
         one whose name tells of a person becomes a pseudonym; types that JSON has not become their
         name. What is cut is marked with the size it had.
         """
+        if type(value) is str:
+            return self._text(value)
         if value is None or isinstance(value, bool):
             return value
         if isinstance(value, Enum):
@@ -101,12 +106,12 @@ class Cleaner:
         if isinstance(value, bytes | bytearray | memoryview):
             return f"[bytes: {len(value)}]"
         if depth <= 0:
-            return f"[cut: {type(value).__name__}]"
+            return f"[cut: {_type_name(value)}]"
         if isinstance(value, Mapping):
             return self._mapping(value, depth)
         if isinstance(value, list | tuple | set | frozenset):
             return self._sequence(value, len(value), depth)
-        return f"[{type(value).__name__}]"
+        return f"[{_type_name(value)}]"
 
     def _text(self, value: str, limit: int = texts.MAX_TEXT) -> str:
         cleaned = texts.clean(
@@ -126,28 +131,34 @@ class Cleaner:
                 break
             self._nodes -= 1
             taken += 1
-            key = self._name(name)
+            is_text = isinstance(name, str)
+            key = self._name(name) if is_text else self._text(str(self.clean(name, 0)), _MAX_NAME)
             # Two names may become the same when they are cleaned.
             while key in cleaned:
                 key = f"{key[:_MAX_NAME]}~{taken}"
-            if isinstance(name, str) and member is not None and is_telling(name):
+            if not is_text:
+                cleaned[key] = self.clean(member, depth - 1)
+                continue
+            # Only a name that is kept as it is may be remembered.
+            told = _remembered(name) if key is name else _told_by(name)
+            if told is _NOT_PERSONAL or member is None:
+                cleaned[key] = self.clean(member, depth - 1)
+            elif told is _SECRET:
                 cleaned[key] = texts.MASKED_SECRET
             else:
-                cleaned[key] = self._member(name, member, depth - 1)
+                cleaned[key] = self._member(told, member, depth - 1)
         if taken < len(value):
             cleaned["[cut]"] = f"{len(value)} members"
         return cleaned
 
-    def _name(self, name: Any) -> str:
-        text = name if isinstance(name, str) else str(self.clean(name, 0))
-        if _PLAIN_NAME.match(text) and not self._credentials.found_in(text):
-            self._characters -= len(text)
-            return text
-        return self._text(text, _MAX_NAME)
+    def _name(self, name: str) -> str:
+        if _PLAIN_NAME.match(name) is not None and not self._credentials.found_in(name):
+            self._characters -= len(name)
+            return name
+        return self._text(name, _MAX_NAME)
 
-    def _member(self, name: Any, member: Any, depth: int) -> Any:
-        told = _personal_kind(name) if isinstance(name, str) else _NOT_PERSONAL
-        if told is _NOT_PERSONAL or member is None or isinstance(member, bool):
+    def _member(self, told: Kind | None, member: Any, depth: int) -> Any:
+        if isinstance(member, bool):
             return self.clean(member, depth)
         if isinstance(member, list | tuple | set | frozenset):
             # Each of them is what the name says of all.
@@ -180,20 +191,32 @@ class Cleaner:
         return cleaned
 
 
-class _NotPersonal:
-    pass
+class _Told:
+    """What a member's name says, where that is no kind of identifier."""
 
 
-_NOT_PERSONAL: Final[Any] = _NotPersonal()
+_NOT_PERSONAL: Final[Any] = _Told()
+_SECRET: Final[Any] = _Told()
 
 
-def _personal_kind(name: str) -> Any:
-    """What a member's name says its value is: a kind, None (personal, of no kind), or neither."""
+def _told_by(name: str) -> Any:
+    """What a member's name says of its value: a secret, a kind, None (personal), or none of it."""
+    if is_telling(name):
+        return _SECRET
     plain = _CAMEL.sub("_", name[:_MAX_NAME]).lower().replace("-", "_").replace(" ", "_")
     for pattern, kind in _PERSONAL_NAMES:
         if pattern.search(plain):
             return kind
     return _NOT_PERSONAL
+
+
+_remembered: Final = lru_cache(1_024)(_told_by)
+
+
+def _type_name(value: Any) -> str:
+    """The name of a value's type, as far as it is one that source code has."""
+    name = type(value).__name__
+    return name if _PLAIN_NAME.match(name.strip("_")) is not None else "object"
 
 
 def _digits(value: int) -> str:

@@ -62,7 +62,9 @@ def fake_klaviyo() -> Iterator[FakeKlaviyo]:
 def audit_entries(tmp_path: Path) -> Iterator[Entries]:
     """Audits into a folder of the test's own, by the process's default auditor."""
     from klaviyo_audit.auditor import configure, reset_default
+    from klaviyo_audit.privacy import notice
 
+    notice.silence()
     auditor = configure(journal=tmp_path / "klaviyo-audit")
     try:
         yield Entries(auditor)

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from klaviyo_audit.cli import main
 from klaviyo_audit.journal.verify import verify
+from klaviyo_audit.privacy.notice import NO_KEY
 from tests import planted
 
 CALLS = """
@@ -68,6 +69,7 @@ def test_a_program_is_audited_and_its_exit_code_is_its_own(fake, tmp_path, trail
     assert (done.returncode, done.stdout) == (7, "said -q --dir\n")
     assert done.stderr == (
         f"klaviyo-audit: 2 calls recorded (2 success) by 1 process in {trail.folder}\n"
+        f"klaviyo-audit: {NO_KEY}\n"
     )
     assert [line["action"] for line in trail.outcomes()] == [
         "klaviyo.lists.get_lists",
