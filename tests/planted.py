@@ -4,7 +4,7 @@
 API_KEY = "pk_" + "5ec12e7f00" * 3 + "5ec1"
 SITE_KEY = "pk_AbC123_" + "5ec12e7f01" * 3 + "5ec1"
 OTHER_KEY = "pk_" + "5ec12e7f02" * 3 + "5ec1"
-OAUTH_TOKEN = "planted-oauth-token-" + "0a1b2c3d" * 3
+OAUTH_TOKEN = "-".join(("planted", "oauth", "token", "0a1b2c3d" * 3))
 WEBHOOK_SECRET = "planted-webhook-secret-value"
 EMAIL = "planted.person@example.com"
 PHONE = "+15005550006"

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 from klaviyo_audit.errors import KlaviyoAuditError
 from klaviyo_audit.security.checks import exposure, journal, keys, protection, webhooks
-from klaviyo_audit.security.checks.outcome import Outcome, Status, unchecked, without_keys
+from klaviyo_audit.security.checks.outcome import Outcome, Status, unchecked
+from klaviyo_audit.security.patterns import without_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

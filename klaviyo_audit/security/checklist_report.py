@@ -9,7 +9,8 @@ from xml.etree import ElementTree as ET
 from klaviyo_audit.rendering import clean
 from klaviyo_audit.security import scan_report
 from klaviyo_audit.security.checklist import is_passed
-from klaviyo_audit.security.checks.outcome import Place, Status, without_keys
+from klaviyo_audit.security.checks.outcome import Place, Status
+from klaviyo_audit.security.patterns import without_keys
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -61,12 +61,15 @@ BARE_SUFFIXES: Final = (
 )  # fmt: skip
 """Ends of the names of files in which values need no quotes."""
 
+_KEY: Final = re.compile(KEY)
 _MIN_DIGITS: Final = 6
 _LONGEST_PERIOD: Final = 8
 _SEQUENCES: Final = ("0123456789abcdef" * 4, "1234567890" * 5, "abcdef0123456789" * 4)
 _PLACEHOLDER: Final = re.compile(
     r"(?i)your|example|change-?_?me|placeholder|xxxx|dummy|insert|replace|redacted|\*\*\*|"
-    r"secret-here|environ|getenv|process\.|settings\.|config\.|self\.|\$\{|\{\{|<|://|\.\.\.|%\("
+    r"secret-here|environ|getenv|process\.|settings\.|config\.|self\.|\$\{|\{\{|<|://|\.\.\.|%\(|"
+    # A field of an f-string.
+    r"\{[A-Za-z_][\w.]*(?:[!:][^{}]*)?\}"
 )
 _REFERENCE: Final = re.compile(r"[A-Za-z_]+(?:[._/-][A-Za-z_]+)*")
 _MIN_BITS: Final = 3.0
@@ -104,3 +107,8 @@ def masked(rule: Rule, secret: str) -> str:
     if rule is Rule.PRIVATE_KEY:
         return f"{secret[:-34]}{secret[-34:-32]}...{secret[-2:]}"
     return f"{secret[:2]}...({len(secret)} characters)"
+
+
+def without_keys(text: str) -> str:
+    """A text in which each private key is masked: file names and messages may hold one."""
+    return _KEY.sub(lambda found: masked(Rule.PRIVATE_KEY, found[0]), text)

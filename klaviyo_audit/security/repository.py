@@ -6,7 +6,7 @@ import contextlib
 import os
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
 # A repository can bring settings that run programs; none of them is needed to read it.
-_GIT: Final = ("git", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "--no-pager")
+_GIT: Final = (
+    "git", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null",
+    "-c", "log.showSignature=false", "--no-pager",
+)  # fmt: skip
+# Nor is anything fetched: what a partial clone lacks would be, by a program that it names.
+_ALONE: Final = {"GIT_ALLOW_PROTOCOL": "", "GIT_NO_LAZY_FETCH": "1", "GIT_TERMINAL_PROMPT": "0"}
 _TEXTS: Final = (b"blob", b"commit", b"tag")
 _ENV_EXAMPLES: Final = ("example", "sample", "template", "dist", "default", "defaults")
 
@@ -48,6 +53,8 @@ def is_ignored(path: Path) -> bool:
 def work_tree(path: Path, unread: Callable[[str, str], None]) -> Iterator[Source]:
     """The files of a repository below a path: tracked ones, and new ones that are not ignored.
 
+    Those of repositories inside it, too.
+
     Args:
         path: A folder in the work tree.
         unread: As for `files`.
@@ -58,7 +65,12 @@ def work_tree(path: Path, unread: Callable[[str, str], None]) -> Iterator[Source
     listed = _listed(path, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     for name in sorted(set(listed)):
         shown = os.fsdecode(name)
-        yield from open_source(path / shown, shown, unread, may_be_gone=True)
+        if name.endswith(b"/") or (path / shown / ".git").exists():
+            # A submodule, or a repository inside that nobody added.
+            for inner in work_tree(path / shown, unread):
+                yield replace(inner, path=f"{shown.rstrip('/')}/{inner.path}")
+        else:
+            yield from open_source(path / shown, shown, unread, may_be_gone=True)
 
 
 def staged(top: Path) -> Iterator[Source]:
@@ -101,12 +113,23 @@ def history(top: Path, ends: tuple[str, ...]) -> Iterator[Source]:
     yield from _objects(top, names, lambda name: known.get(name, name))
 
 
+def lacking(top: Path) -> str | None:
+    """Why a repository does not have its whole history; None if it has."""
+    if _run(top, "rev-parse", "--is-shallow-repository").stdout.strip() == b"true":
+        return "a shallow clone has only the newest of it: git fetch --unshallow"
+    partial = r"^(extensions\.partialclone|remote\..*\.promisor)$"
+    if _run(top, "config", "--get-regexp", partial).returncode == 0:
+        return "a partial clone has only what was needed so far: make a whole clone"
+    return None
+
+
 def _paths(top: Path, ends: tuple[str, ...]) -> dict[str, str]:
     """A path of each object that has one which ends so."""
     found = {}
     with subprocess.Popen(  # noqa: S603  (a fixed command)
         [*_GIT, "-C", str(top), "rev-list", "--objects", "--all", "--reflog"],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        env=_environment(),
     ) as git:  # fmt: skip
         assert git.stdout is not None
         for line in git.stdout:
@@ -195,7 +218,7 @@ def _objects(top: Path, names: Sequence[str], path: Callable[[str], str]) -> Ite
         asked.seek(0)
         with subprocess.Popen(  # noqa: S603  (a fixed command)
             [*_GIT, "-C", str(top), "cat-file", "--batch", "--buffer"],
-            stdin=asked, stdout=subprocess.PIPE, bufsize=1 << 20,
+            stdin=asked, stdout=subprocess.PIPE, bufsize=1 << 20, env=_environment(),
         ) as git:  # fmt: skip
             assert git.stdout is not None
             try:
@@ -244,7 +267,7 @@ def _streamed(folder: Path, *command: str) -> Iterator[bytes]:
     with tempfile.TemporaryFile() as told:
         with subprocess.Popen(  # noqa: S603  (a fixed command)
             [*_GIT, "-C", str(folder), *command],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=told,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=told, env=_environment(),
         ) as git:  # fmt: skip
             assert git.stdout is not None
             rest = b""
@@ -262,8 +285,12 @@ def _run(folder: Path, *command: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(  # noqa: S603  (a fixed command)
         [*_GIT, "-C", str(folder), *command],
         capture_output=True, check=False, stdin=subprocess.DEVNULL,
-        env={**os.environ, "LC_ALL": "C"},
+        env=_environment(),
     )  # fmt: skip
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "LC_ALL": "C", **_ALONE}
 
 
 def _told(stderr: bytes) -> str:

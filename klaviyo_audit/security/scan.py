@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,6 +10,7 @@ import orjson
 
 from klaviyo_audit.klaviyo.keys import fingerprint
 from klaviyo_audit.security import patterns, repository, sources
+from klaviyo_audit.security.baseline import allowed_in, hashed
 from klaviyo_audit.security.matching import search
 from klaviyo_audit.security.patterns import Rule
 from klaviyo_audit.security.sources import ScanFailed
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from klaviyo_audit.security.matching import Match
     from klaviyo_audit.security.sources import Source
 
-BASELINE_NAME: Final = ".secrets.baseline"
 _NOTEBOOK: Final = ".ipynb"
 _MAX_NOTEBOOK: Final = 64 * 2**20
 """Larger notebooks are scanned as plain files: a key split over lines is not found in them."""
@@ -53,6 +51,7 @@ class Find:
         """The facts that may be shown."""
         names = ("path", "line", "fingerprint", "masked", "commit", "committed", "blob", "state")
         facts = {name: getattr(self, name) for name in names}
+        facts["path"] = patterns.without_keys(self.path)
         return {"rule": self.rule.value} | {n: v for n, v in facts.items() if v is not None}
 
 
@@ -95,7 +94,7 @@ def scan(
     top = repository.repository_of(path)
     if top is None and (history or staged):
         raise ScanFailed(f"{str(path)!r} is in no git repository, so it has no history or index")
-    known = _baseline(baseline)
+    known = allowed_in(baseline)
     result = Scan()
     unread = _unread_in(result)
     if staged:
@@ -127,18 +126,15 @@ def scan_history(path: Path, *, baseline: Path | None = None) -> Scan:
     if top is None:
         raise ScanFailed(f"{str(path)!r} is in no git repository, so it has no history")
     result = Scan()
-    _add_past(result, _past(top, _baseline(baseline)))
+    _add_past(result, _past(top, allowed_in(baseline)))
     return result
-
-
-def default_baseline(path: Path) -> Path | None:
-    """The baseline of detect-secrets in a folder, if there is one."""
-    baseline = path / BASELINE_NAME
-    return baseline if baseline.is_file() else None
 
 
 def _past(top: Path, known: Mapping[str, frozenset[str]]) -> Scan:
     past = Scan()
+    lacking = repository.lacking(top)
+    if lacking is not None:
+        past.unread.append(("git's history", lacking))
     _look(past, repository.history(top, (_NOTEBOOK, *patterns.BARE_SUFFIXES)), {})
     _place(past, top, known)
     return past
@@ -159,7 +155,7 @@ def _look(result: Scan, found: Iterable[Source], known: Mapping[str, frozenset[s
             if (match.secret, match.line) in seen:
                 continue
             seen.add((match.secret, match.line))
-            if match.allowed or _sha1(match.secret) in known.get(source.path, ()):
+            if match.allowed or hashed(match.secret) in known.get(source.path, ()):
                 result.allowed += 1
                 continue
             result.finds.append(_find(match, source))
@@ -232,7 +228,7 @@ def _place(past: Scan, top: Path, known: Mapping[str, frozenset[str]]) -> None:
             placed.append(replace(find, path="(not reachable from any branch)"))
             continue
         for place in places:
-            if _sha1(find.secret or "") in known.get(place.path, ()):
+            if hashed(find.secret or "") in known.get(place.path, ()):
                 past.allowed += 1
                 continue
             placed.append(replace(find, path=place.path, commit=place.commit, committed=place.at))
@@ -246,27 +242,7 @@ def _add_past(result: Scan, past: Scan) -> None:
         if (find.fingerprint, find.path) not in seen:
             seen.add((find.fingerprint, find.path))
             result.finds.append(find)
+    result.unread += past.unread
     result.files += past.files
     result.bytes += past.bytes
     result.allowed += past.allowed
-
-
-def _sha1(secret: str) -> str:
-    """How detect-secrets names a secret in a baseline."""
-    return hashlib.sha1(secret.encode(), usedforsecurity=False).hexdigest()
-
-
-def _baseline(path: Path | None) -> dict[str, frozenset[str]]:
-    if path is None:
-        return {}
-    try:
-        results = json.loads(path.read_bytes())["results"]
-        return {
-            name: frozenset(one["hashed_secret"] for one in listed)
-            for name, listed in results.items()
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ScanFailed(
-            f"{path} is no baseline of detect-secrets ({type(error).__name__}); make one with "
-            "detect-secrets scan"
-        ) from error

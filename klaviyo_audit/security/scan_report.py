@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from klaviyo_audit._version import __version__
-from klaviyo_audit.security.patterns import TITLES, Rule
+from klaviyo_audit.security.patterns import TITLES, Rule, without_keys
 
 if TYPE_CHECKING:
     from klaviyo_audit.security.scan import Find, Scan
 
+_SCHEMA: Final = (
+    "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+)
 _REMEDIES: Final = {
     Rule.TRACKED_ENV: "Remove the file from version control and ignore it: git rm --cached.",
 }
@@ -28,7 +32,7 @@ def as_json(result: Scan) -> str:
             "files": result.files,
             "bytes": result.bytes,
             "allowed": result.allowed,
-            "unread": [{"path": path, "why": why} for path, why in result.unread],
+            "unread": [{"path": without_keys(p), "why": why} for p, why in result.unread],
             "finds": [find.to_dict() for find in result.finds],
         },
         indent=1,
@@ -60,7 +64,7 @@ def sarif(rules: list[dict[str, Any]], results: list[dict[str, Any]]) -> str:
     driver = {"name": "klaviyo-audit", "version": __version__, "rules": rules}
     return json.dumps(
         {
-            "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
+            "$schema": _SCHEMA,
             "version": "2.1.0",
             "runs": [{"tool": {"driver": driver}, "results": results}],
         },
@@ -70,7 +74,7 @@ def sarif(rules: list[dict[str, Any]], results: list[dict[str, Any]]) -> str:
 
 def sarif_place(path: str, line: int | None) -> dict[str, Any]:
     """A ``location`` object: a file of the project, and a line of it (from 1) if that is known."""
-    place: dict[str, Any] = {"artifactLocation": {"uri": quote(path)}}
+    place: dict[str, Any] = {"artifactLocation": {"uri": quote(os.fsencode(without_keys(path)))}}
     if line is not None:
         place["region"] = {"startLine": line}
     return {"physicalLocation": place}
@@ -100,7 +104,9 @@ def _sarif_result(find: Find) -> dict[str, Any]:
         "locations": [sarif_place(find.path, find.line)],
     }
     if find.fingerprint is not None:
-        result["partialFingerprints"] = {"klaviyoAuditKey/v1": f"{find.fingerprint}:{find.path}"}
+        result["partialFingerprints"] = {
+            "klaviyoAuditKey/v1": f"{find.fingerprint}:{without_keys(find.path)}"
+        }
     properties = {"commit": find.commit, "state": find.state}
     known = {name: value for name, value in properties.items() if value is not None}
     if known:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from klaviyo_audit.security.baseline import hashed
 from klaviyo_audit.security.scan import scan
 from tests.security.planting import build
 
@@ -52,10 +53,8 @@ def test_what_others_find_we_find(planted, needed, capsys):
     folder, keys, standing = planted
     ours = {find.secret for find in scan(folder, history=True).finds} & set(keys)
     others = {key for key in keys if any(key in found for found in _kingfisher(folder))}
-    from klaviyo_audit.security.scan import _sha1
-
     hashes = _detect_secrets(folder)
-    plain = {key for key in keys if _sha1(key) in hashes}
+    plain = {key for key in keys if hashed(key) in hashes}
     with capsys.disabled():
         print(
             f"\nof {len(keys)} keys in history ({len(standing)} still in the folder): klaviyo-audit "

@@ -29,6 +29,7 @@ from klaviyo_audit.sinks.state import save_state
 from klaviyo_audit.testing import FakeKlaviyo
 from tests.cli.terminal import run_on_terminal
 from tests.security.planting import git, made_up_key
+from tests.security.sarif_schema import validate
 
 GOLDEN = Path(__file__).parent / "golden"
 RNG = random.Random(7)
@@ -247,6 +248,13 @@ def spoil_history(folder):
     git(folder, "commit", "-q", "-m", "gone")
 
 
+def spoil_shallow(folder):
+    commit(folder, "more.py", "A = 1\n")
+    whole = folder.with_name("whole")
+    folder.rename(whole)
+    git(whole.parent, "clone", "-q", "--depth=1", whole.as_uri(), folder)
+
+
 def spoil_same_key(folder):
     with chdir(folder):
         call("staging", PRODUCTION)
@@ -387,6 +395,7 @@ HOSTILE = [
     ("history", spoil_no_git, "not checked", "no git repository"),
     ("distinct-keys", spoil_same_key, "fail", "in production and staging"),
     ("distinct-keys", spoil_journal, "not checked", "nothing was recorded"),
+    ("history", spoil_shallow, "not checked", "a shallow clone"),
     ("minimal-scopes", spoil_scopes, "warn", "profiles:write, lists.delete_list"),
     ("minimal-scopes", spoil_default_allow, "warn", "everything (default = allow)"),
     ("minimal-scopes", spoil_guard_table, "not checked", "no preset"),
@@ -604,7 +613,7 @@ def test_sarif(bad, tmp_path):
     text = (tmp_path / "s.sarif").read_text()
     assert not any(key in text for key in (STAGING, PRODUCTION, LEAKED))
     log = json.loads(text)
-    assert log["version"] == "2.1.0"
+    validate(log)
     (ran,) = log["runs"]
     assert [rule["id"] for rule in ran["tool"]["driver"]["rules"]] == [f"check/{n}" for n in IDS]
     found = statuses(bad)

@@ -82,6 +82,12 @@ def history(project: Project) -> Outcome:
             _EXCHANGE,
             [Place(find.path) for find in past.finds if not find.path.startswith("(")],
         )
+    if past.unread:
+        name, why = past.unread[0]
+        return unchecked(
+            f"no credential in {past.files:,} objects, but {name} is not all here ({why})",
+            "git fetch --unshallow (actions/checkout: fetch-depth: 0), or a whole clone",
+        )
     return passed(f"no credential in {past.files:,} objects of git's history")
 
 

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from klaviyo_audit.security import patterns
-from klaviyo_audit.security.patterns import Rule
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_KEY: Final = re.compile(patterns.KEY)
 _SHOWN: Final = 5
 
 
@@ -69,8 +64,3 @@ def listed(items: Sequence[str], most: int = _SHOWN) -> str:
     """The first of them, and how many more there are."""
     more = f" and {len(items) - most} more" if len(items) > most else ""
     return ", ".join(items[:most]) + more
-
-
-def without_keys(text: str) -> str:
-    """A text in which each private key is masked: file names and messages may hold one."""
-    return _KEY.sub(lambda found: patterns.masked(Rule.PRIVATE_KEY, found[0]), text)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from klaviyo_audit.journal.folder import JOURNAL_NAME
 from klaviyo_audit.journal.segments import rotated_files
+from klaviyo_audit.security.baseline import default_baseline
 from klaviyo_audit.security.keyuse import key_uses, when
-from klaviyo_audit.security.scan import default_baseline, scan
+from klaviyo_audit.security.scan import scan
 from klaviyo_audit.security.trail import members_of
 
 if TYPE_CHECKING:
