@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,18}")
 _SEALED_LINE = re.compile(r"sealed (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?Z)", re.ASCII)
 _CHUNK = 65536
+_SIGNATURE_DIGITS = len(b64encode(bytes(4 + 64)))
+"""Characters of a key's id and an Ed25519 signature."""
 
 
 def decode_decimal(text: str) -> int:
@@ -172,6 +174,39 @@ def framed(note: bytes, tail: bytes) -> bytes:
             line, the last append was torn, and a blank line goes first to fence it off.
     """
     return (b"" if tail in (b"", BLANK_LINE) else BLANK_LINE) + note + b"\n"
+
+
+def is_torn(end: bytes, name: str) -> bool:
+    """Whether the end of a file of notes is the beginning of one whose rest was never written.
+
+    Args:
+        end: What follows the last whole note.
+        name: Name of the log, which signs the notes.
+    """
+    text, _, signature = end.rstrip(b"\n").partition(BLANK_LINE)
+    origin, begin = name.encode(), f"{SIGNATURE_START}{name} ".encode()
+    return (
+        (origin.startswith(text) or text.startswith(origin + b"\n"))
+        # Where the blank line was changed, nothing was left unfinished.
+        and SIGNATURE_START.encode() not in text
+        and (begin.startswith(signature) or signature.startswith(begin))
+        and len(signature) <= len(begin) + _SIGNATURE_DIGITS - end.endswith(BLANK_LINE)
+    )
+
+
+def torn_end(file: BinaryIO, name: str) -> int | None:
+    """Where the note begins that a crash has left unfinished at the end of a file; None: nowhere.
+
+    Args:
+        file: A seekable file of notes.
+        name: As for `is_torn`.
+    """
+    last = last_note(file)
+    begin, end = last.end if last else 0, file.seek(0, SEEK_END)
+    if not begin < end < begin + MAX_NOTE_BYTES:
+        return None
+    file.seek(begin)
+    return begin if is_torn(file.read().lstrip(b"\n"), name) else None
 
 
 def read_notes(file: BinaryIO, offset: int = 0) -> Iterator[StoredNote]:

@@ -87,10 +87,17 @@ class SideFile:
             OSError: It cannot be cut.
         """
         tail = self.tail(_TAIL_BYTES)
-        torn = len(tail) - (tail.rfind(b"\n") + 1)
-        if torn:
-            self._size -= torn
-            os.ftruncate(self._fd, self._size)
+        self.cut(self._size - len(tail) + tail.rfind(b"\n") + 1)
+
+    def cut(self, size: int) -> None:
+        """Cut off what follows so many bytes.
+
+        Raises:
+            OSError: It cannot be cut.
+        """
+        if size < self._size:
+            os.ftruncate(self._fd, size)
+            self._size = size
 
 
 def _check_regular(path: Path, facts: os.stat_result) -> None:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Final
 from klaviyo_audit import clock
 from klaviyo_audit.errors import JournalCorrupt
 from klaviyo_audit.journal import refusals
-from klaviyo_audit.journal.checkpoint import Checkpoint, framed, sign
+from klaviyo_audit.journal.checkpoint import Checkpoint, framed, sign, torn_end
 from klaviyo_audit.journal.checkpoints import last_checkpoint
 from klaviyo_audit.journal.commit import sync_folder
 from klaviyo_audit.journal.lease import CHECKPOINTS_NAME, REMOVED_NAME, SEGMENTS_NAME
 from klaviyo_audit.journal.note import BLANK_LINE
+from klaviyo_audit.journal.reader import open_journal
 from klaviyo_audit.journal.rotation import identity_of
 from klaviyo_audit.journal.segments import Segment, read_removed, read_segments
 from klaviyo_audit.journal.sidefile import SideFile
@@ -89,6 +90,7 @@ class TreeLog:
             self.signer, checkpoint = signer_of(
                 directory, last, signing_key=signing_key, public_key=public_key, origin=origin
             )
+            self._cut_torn_checkpoint()
             self.sealed = checkpoint.size if checkpoint else 0
             """How many lines the last checkpoint covers."""
             self.segments = read_segments(directory)
@@ -109,6 +111,13 @@ class TreeLog:
         file = SideFile(self.directory / name)
         self._closing.callback(file.close)
         return file
+
+    def _cut_torn_checkpoint(self) -> None:
+        """Cut what a crash has left of the last one: nobody was given it."""
+        with open_journal(self.directory / CHECKPOINTS_NAME) as file:
+            begin = torn_end(file, self.signer.name)
+        if begin is not None:
+            self._checkpoints.cut(begin)
 
     def _begin(self, state: TreeState | None) -> None:
         """Begin where a state says, or at the first line that is still there."""

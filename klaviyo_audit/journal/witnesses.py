@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import heapq
-from base64 import b64encode
 from dataclasses import dataclass
 from io import BytesIO
-from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import orjson
 
 from klaviyo_audit.errors import ConfigurationError, JournalCorrupt
-from klaviyo_audit.journal.checkpoint import Checkpoint, open_checkpoint, read_notes
+from klaviyo_audit.journal.checkpoint import Checkpoint, is_torn, open_checkpoint, read_notes
 from klaviyo_audit.journal.findings import Finding, Kind, Severity
 from klaviyo_audit.journal.lease import CHECKPOINTS_NAME
 from klaviyo_audit.journal.merkle import CompactRange
 from klaviyo_audit.journal.note import (
     BLANK_LINE,
     MAX_NOTE_BYTES,
-    SIGNATURE_START,
     Verifier,
     open_note,
     parse_note,
@@ -30,12 +28,6 @@ from klaviyo_audit.journal.treestate import STATE_NAME
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
-
-    from klaviyo_audit.journal.checkpoint import StoredNote
-
-_FENCE: Final = SIGNATURE_START.encode()
-_SIGNATURE_DIGITS: Final = len(b64encode(bytes(4 + 64)))
-"""Characters of the key's id and an Ed25519 signature."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -177,13 +169,16 @@ class Witnesses:
                 # A single checkpoint, as it was handed to somebody, lacks the blank line at its
                 # end.
                 data = source.read() + BLANK_LINE
-        found, before = False, len(self.findings)
+        found, before = False, self._errors()
         for witness in self._witnesses(name, BytesIO(data), len(data)):
             found = True
             yield witness
-        if not found and len(self.findings) == before:
+        if not found and self._errors() == before:
             where = name if isinstance(against, Kept) else against
             raise LookupError(f"against: {where} holds no checkpoint that can be used")
+
+    def _errors(self) -> int:
+        return sum(finding.severity is Severity.ERROR for finding in self.findings)
 
     def _is_ours(self, note: bytes) -> bool:
         """Whether a note is about the log of one of the keys; what is none is not passed over."""
@@ -196,69 +191,42 @@ class Witnesses:
         for stored in read_notes(file):
             if stored.offset >= end:
                 return
-            if stored.note is None:
-                self._reject(name, stored, file)
-                continue
             try:
                 checkpoint = self._opened(stored.note)
             except JournalCorrupt as error:
-                if self._is_torn(stored.note):
-                    self._tell_torn(name, stored.offset)
-                    continue
+                if self._is_torn(file, stored.offset, end):
+                    self._add(
+                        Kind.CHECKPOINT,
+                        Severity.WARNING,
+                        "the beginning of a checkpoint, as a full disk or a kill leaves it",
+                        file=name,
+                        offset=stored.offset,
+                    )
+                    return
                 self._add(
                     Kind.CHECKPOINT, Severity.ERROR, str(error), file=name, offset=stored.offset
                 )
             else:
                 yield Witness(checkpoint.size, checkpoint.root, name, stored.offset)
 
-    def _opened(self, note: bytes) -> Checkpoint:
+    def _opened(self, note: bytes | None) -> Checkpoint:
+        if note is None:
+            raise JournalCorrupt("this is not a checkpoint (any more): it was changed")
         if self._since:
             checkpoint = Checkpoint.from_text(parse_note(note).text)
             if checkpoint.size < self._since:
                 return checkpoint
         return open_checkpoint(note, *self._verifiers)
 
-    def _reject(self, name: str, stored: StoredNote, file: BinaryIO) -> None:
-        """Say what a piece is that is no note. It may have to be read where reading goes on."""
-        position = file.tell()
-        file.seek(stored.offset)
-        piece = file.read(min(stored.end - stored.offset, MAX_NOTE_BYTES))
+    def _is_torn(self, file: BinaryIO, offset: int, end: int) -> bool:
+        """Whether from there on nothing follows but a checkpoint that was never finished."""
+        if end - offset > MAX_NOTE_BYTES:
+            return False
+        position = file.tell()  # reading may have to go on
+        file.seek(offset)
+        piece = file.read(end - offset)
         file.seek(position)
-        if self._is_torn(piece, most=_SIGNATURE_DIGITS):
-            self._tell_torn(name, stored.offset)
-            return
-        self._add(
-            Kind.CHECKPOINT,
-            Severity.ERROR,
-            "this is not a checkpoint (any more): it was changed",
-            file=name,
-            offset=stored.offset,
-        )
-
-    def _tell_torn(self, name: str, offset: int) -> None:
-        self._add(
-            Kind.CHECKPOINT,
-            Severity.WARNING,
-            "a piece of a checkpoint, as a full disk or a kill leaves it",
-            file=name,
-            offset=offset,
-        )
-
-    def _is_torn(self, piece: bytes, most: int = _SIGNATURE_DIGITS - 1) -> bool:
-        """Whether a piece can be the beginning of a checkpoint, or of the signature under one."""
-        text, blank, signature = piece.strip(b"\n").rpartition(BLANK_LINE)
-        if not blank:
-            text, signature = (b"", text or signature)
-            if not signature.startswith(_FENCE):
-                text, signature = signature, b""
-        for verifier in self._verifiers:
-            name = verifier.name.encode()
-            begin = b"%b%b " % (_FENCE, name)
-            fits = begin.startswith(signature) or signature.startswith(begin)
-            short = len(signature) <= len(begin) + most
-            if fits and short and (name.startswith(text) or text.startswith(name + b"\n")):
-                return True
-        return False
+        return any(is_torn(piece, verifier.name) for verifier in self._verifiers)
 
     def _state(self) -> SealerState | None:
         try:

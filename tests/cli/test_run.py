@@ -12,9 +12,9 @@ import pytest
 from click.testing import CliRunner
 
 from klaviyo_audit.cli import main
-from klaviyo_audit.journal.verify import verify
 from klaviyo_audit.privacy.notice import NO_KEY
 from tests import planted
+from tests.journal.checking import verify
 
 CALLS = """
 import os, sys

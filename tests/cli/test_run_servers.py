@@ -13,9 +13,9 @@ from urllib.request import urlopen
 
 import pytest
 
-from klaviyo_audit.journal.verify import verify
 from tests import planted
 from tests.cli.test_run import command
+from tests.journal.checking import verify
 
 APPS = Path(__file__).parent / "apps"
 CALLS = 200

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from klaviyo_audit.journal.verify import verify
+from tests.journal.checking import verify
 
 PROGRAM = """
 import select, sys

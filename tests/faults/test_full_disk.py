@@ -12,9 +12,9 @@ import pytest
 from klaviyo_audit import Auditor, AuditUnavailable
 from klaviyo_audit.journal.findings import Severity
 from klaviyo_audit.journal.recovery import recover
-from klaviyo_audit.journal.verify import verify
 from tests.conftest import Trail
 from tests.faults.conftest import missing
+from tests.journal.checking import verify
 
 LIST = {"data": {"type": "list", "attributes": {"name": "Newsletter"}}}
 PROFILES = {"data": [{"type": "profile", "id": "P1"}]}

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from klaviyo_audit.journal.verify import verify
 from tests import planted
+from tests.journal.checking import verify
 
 APPS = Path(__file__).parent / "actor_apps"
 USERS = 100

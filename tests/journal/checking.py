@@ -49,10 +49,10 @@ def stand_alone(folder, key=None, against=None):
     return code, output
 
 
-def verify(path, *, verifiers=(), against=None, busy=False, **options):
+def verify(path, *, verifiers=(), against=None, since=0, busy=False, **options):
     """What the package finds; a journal that is not `busy` is checked by both verifiers."""
-    report = verify_journal(path, verifiers=verifiers, against=against, **options)
-    if path.is_dir() and not busy:
+    report = verify_journal(path, verifiers=verifiers, against=against, since=since, **options)
+    if path.is_dir() and not busy and not since and (against is None or isinstance(against, Path)):
         key = verifiers[0].to_text() if verifiers else None
         code, output = stand_alone(path, key, against)
         assert code == (0 if report.intact else 1), (output, report.findings)

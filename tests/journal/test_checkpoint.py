@@ -13,10 +13,12 @@ from klaviyo_audit.journal.checkpoint import (
     StoredNote,
     decode_decimal,
     framed,
+    is_torn,
     last_note,
     open_checkpoint,
     read_notes,
     sign,
+    torn_end,
 )
 from klaviyo_audit.journal.merkle import EMPTY_ROOT, MAX_SIZE, CompactRange, leaf_hash
 from klaviyo_audit.journal.note import MAX_NOTE_BYTES, generate_key, parse_note, sign_note
@@ -235,6 +237,23 @@ def test_a_torn_last_note_hides_no_other(cut):
         if note != torn:
             with pytest.raises(JournalCorrupt):
                 open_checkpoint(note, SIGNER.verifier)
+
+
+@pytest.mark.parametrize("cut", range(1, len(a_file([a_note(2)]))))
+def test_what_a_kill_leaves_of_a_note_is_told_from_a_changed_one(cut):
+    first, last = a_file([a_note(1)]), a_file([a_note(2)])
+    assert torn_end(io.BytesIO(first + last[:cut]), ORIGIN) == len(first)
+    assert torn_end(io.BytesIO(first + last[:cut] + b"\n\nx"), ORIGIN) is None
+    assert torn_end(io.BytesIO(first + last), ORIGIN) is None
+
+
+@pytest.mark.parametrize("at", range(len(a_file([a_note(2)]))))
+def test_a_note_with_a_flipped_bit_is_not_taken_for_a_torn_one(at):
+    note = a_file([a_note(2)])
+    for bit in range(8):
+        changed = bytearray(note)
+        changed[at] ^= 1 << bit
+        assert not is_torn(bytes(changed), ORIGIN)
 
 
 def test_a_torn_note_without_a_fence_spoils_only_its_neighbour():

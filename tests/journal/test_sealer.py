@@ -20,6 +20,7 @@ from klaviyo_audit.journal.leaves import leaves
 from klaviyo_audit.journal.note import Verifier, generate_key
 from klaviyo_audit.journal.proving import consistency, prove
 from klaviyo_audit.journal.sealer import Sealer
+from tests.journal.checking import verify
 from tests.journal.sealing import (
     NEVER,
     PROCESSES,
@@ -581,16 +582,31 @@ def test_a_short_write_leaves_no_half_checkpoint(folder, size_limit, room):
 def test_torn_pieces_of_a_crash_are_no_obstacle(folder):
     write(folder, 5)
     seal(folder)
+    note = (folder / "checkpoints").read_bytes()
     for name, torn in [
-        ("checkpoints", b"klaviyo-audit/x\n8\nAAAA"),
+        ("checkpoints", note[: random.randrange(1, len(note))]),
         ("segments", b"7 7"),
         ("removed", b'{"v":1,"si'),
     ]:
         with (folder / name).open("ab") as file:
             file.write(torn)
     write(folder, 5, start=5)
+    assert verify(folder).intact
     seal(folder)
     assert check_all_sealed(folder) == 14
+    assert (folder / "checkpoints").read_bytes().count(b"\n\n") == 4, "what was torn is gone"
+    assert verify(folder).intact
+
+
+def test_what_is_no_torn_checkpoint_is_left_where_it_is(folder):
+    write(folder, 5)
+    seal(folder)
+    with (folder / "checkpoints").open("ab") as file:
+        file.write(b"somebody was here")
+    write(folder, 5, start=5)
+    seal(folder)
+    assert b"\n\nsomebody was here\n\n" in (folder / "checkpoints").read_bytes()
+    assert not verify(folder).intact
 
 
 def _stopped_and_continued(folder, options):

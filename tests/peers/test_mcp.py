@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from klaviyo_audit.journal.verify import verify
 from tests import planted
 from tests.conftest import Trail
+from tests.journal.checking import verify
 from tests.peers.conftest import required
 from tests.peers.prism import REPOSITORY, openapi_file
 
