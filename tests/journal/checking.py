@@ -39,9 +39,9 @@ def _other():
 
 def stand_alone(folder, key=None, against=None):
     """Exit code and output of examples/verify_journal.py."""
-    arguments = [str(folder)]
+    arguments = [str(folder.absolute())]
     arguments += ["--key", key] if key else []
-    arguments += ["--against", str(against)] if against else []
+    arguments += ["--against", str(against.absolute())] if against else []
     process = _other()
     process.stdin.write(json.dumps(arguments) + "\n")
     process.stdin.flush()
