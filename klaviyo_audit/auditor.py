@@ -284,6 +284,10 @@ class Auditor:
         metrics = Metrics(meter_provider, lost=lambda: self.lost, sinks=self._sink_figures)
         return Telemetry(spans, metrics, self.recorder.telemetry_failed)
 
+    def shown_user(self, user_id: str) -> str:
+        """An actor's id as the entries have it."""
+        return self.recorder.gate.identity(user_id)
+
     def _user_shown(self, user_id: str) -> str | None:
         """What spans say of an actor."""
         from klaviyo_audit.privacy.identifiers import Kind
@@ -530,6 +534,11 @@ def default_auditor() -> Auditor:
                 _default = Auditor.from_env()
             auditor = _default
     return auditor
+
+
+def default_if_made() -> Auditor | None:
+    """The process's default auditor; None as long as nothing has needed it."""
+    return _default
 
 
 def configure(**settings: Any) -> Auditor:

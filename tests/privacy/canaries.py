@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import json
 import re
 import unicodedata
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from hypothesis import strategies as st
 
@@ -116,13 +117,46 @@ anything = st.one_of(found_in_text, names, addresses)
 """What may stand in bodies, answers and texts of exceptions, none of which is kept."""
 
 
+def _encoded(word: str) -> set[bytes]:
+    """How a mark's fixed beginning looks in base64 at each of three offsets, in hex and reversed."""
+    plain = word.encode()
+    found = {plain.hex().encode(), plain[::-1]}
+    for offset in range(3):
+        whole = base64.b64encode(b"\0" * offset + plain)
+        # The first characters are of what stands before it, too, and the last of what follows.
+        found.add(whole[-(-offset * 8 // 6) : (offset + len(plain)) * 8 // 6])
+    return found
+
+
+_WORDS = ("zqmail", "zqname", "zqaddr", "zqtokn", "zqsecr", "zqextn", "5ec12e7f")
+# Seven of base64's characters: by chance they stand in one of 4,000,000,000,000 places.
+_ENCODED = re.compile(b"|".join(sorted(
+    {one for word in _WORDS for case in (word, word.title(), word.upper()) for one in _encoded(case)
+     if len(one) >= 7 or one == word[::-1].encode()}
+)))  # fmt: skip
+
+
 def leaks(output: str | bytes) -> list[str]:
-    """The canaries in an output, in any case, width or with separators in numbers."""
-    text = output.decode("utf-8", "replace") if isinstance(output, bytes) else output
-    text = _RANDOM.sub("", text)
+    """The canaries in an output.
+
+    In any case, width, percent-encoding, JSON's escapes, UTF-16, base64, hexadecimal, reversed, or
+    with separators in numbers.
+    """
+    raw = output.encode("utf-8", "surrogatepass") if isinstance(output, str) else output
+    found = [one.decode() for one in _ENCODED.findall(raw)]
+    texts = [raw.decode("utf-8", "replace")]
+    if b"\0" in raw:
+        texts.append(raw.replace(b"\0", b"").decode("utf-8", "replace"))
+    for text in texts:
+        found += _leaks(_RANDOM.sub("", text))
+    return sorted(set(found))
+
+
+def _leaks(text: str) -> list[str]:
     found = MARK.findall(text.lower())
+    if "%" in text:
+        found += MARK.findall(unquote(unquote(text)).lower())
     if not text.isascii() or "\\u" in text:
         plain = re.sub(r"\\+u([0-9a-fA-F]{4})", lambda match: chr(int(match[1], 16)), text)
         found += MARK.findall(unicodedata.normalize("NFKC", plain).lower())
-    found += re.findall(r"\(?500\)?[ -]?9\d{2}[ -]?\d{4}", text)
-    return sorted(set(found))
+    return found + re.findall(r"\(?500\)?[ -]?9\d{2}[ -]?\d{4}", text)
