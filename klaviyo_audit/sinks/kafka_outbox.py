@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
     Content = Callable[[], tuple[bytes, tuple[tuple[str, bytes], ...]]]
 
 _POLL_SECONDS: Final = 0.1
+
+# librdkafka prints fatal errors to standard error at any log_level. No level of logging is higher
+# than this logger's, and it has no parent: what matters in its lines comes as errors, too.
+_silent: Final = logging.Logger("librdkafka", logging.CRITICAL + 1)  # noqa: LOG001
 
 _NOT_US: Final = frozenset(
     {
@@ -74,7 +80,7 @@ class Outbox:
     def _new(self) -> Producer:
         self._made += 1
         try:
-            return Producer({**self._config, "error_cb": self._on_error})
+            return Producer({**self._config, "error_cb": self._on_error}, logger=_silent)
         except (KafkaException, ValueError, TypeError) as error:
             raise ConfigurationError(
                 f"kafka_config was refused by librdkafka: {_masked(error, self._config)}"
@@ -109,11 +115,12 @@ class Outbox:
                     on_delivery=lambda error, message: self._on_report(made, key, error, message),
                 )
             except BufferError:  # librdkafka's queue is full: let some of it go
-                self._producer.poll(_POLL_SECONDS)
-                self._raise_if_hopeless()
+                self._poll()
                 if self._said is not None and not self._on_way:
                     raise Retry(why=_words(self._said)) from None
             except KafkaException as error:
+                if _is_fatal(error.args[0]):
+                    self._start_anew(error.args[0])
                 self._failed[key] = error.args[0]
                 return
             else:
@@ -135,8 +142,7 @@ class Outbox:
         """
         waited_for = self._contents.keys()
         while self._on_way & waited_for and monotonic() < deadline:
-            self._producer.poll(_POLL_SECONDS)
-            self._raise_if_hopeless()
+            self._poll()
         self._settle(deadline)
         if self._on_way & waited_for:
             missing = len(self._on_way & waited_for)
@@ -164,20 +170,33 @@ class Outbox:
         if self._failed:
             self._settle(deadline)
         if again is not None:
-            fatal = again.fatal() or again.code() == KafkaError._FATAL  # noqa: SLF001  (as above)
-            if fatal:
-                self._start_anew()
+            if _is_fatal(again):
+                self._start_anew(again)
             raise Retry(why=_words(again))
 
     def _await(self, key: Hashable, deadline: float) -> None:
         while key in self._on_way and monotonic() < deadline:
-            self._producer.poll(_POLL_SECONDS)
-            self._raise_if_hopeless()
+            self._poll()
 
-    def _start_anew(self) -> None:
-        # After a fatal error a producer is good for nothing, and has given up on its messages.
+    def _poll(self) -> None:
+        """Have reports and errors come in."""
+        try:
+            self._producer.poll(_POLL_SECONDS)
+        except KafkaException as error:
+            # confluent-kafka raises a fatal error here, and does not give it to the callback.
+            self._start_anew(error.args[0])
+        self._raise_if_hopeless()
+
+    def _start_anew(self, fatal: KafkaError) -> NoReturn:
+        """After a fatal error a producer is good for nothing, and has given up on its messages."""
+        with contextlib.suppress(KafkaException):
+            self._producer.flush(_POLL_SECONDS)  # what was delivered before it is on record then
         self._on_way.clear()
+        self._said = None
         self._producer = self._new()
+        if fatal.code() in _NOT_US:
+            raise ConfigurationError(self._hopeless(fatal))
+        raise Retry(why=f"the Kafka producer failed for good and was replaced: {_words(fatal)}")
 
     def _on_report(
         self, made: int, key: Hashable, error: KafkaError | None, message: Message
@@ -233,9 +252,14 @@ class Outbox:
     def close(self, seconds: float) -> None:
         """Wait for what is on its way, then drop the rest: it is in the journal."""
         self._contents.clear()
-        if self._producer.flush(seconds):
-            self._producer.purge()
-            self._producer.flush(0)
+        with contextlib.suppress(KafkaException):
+            if self._producer.flush(seconds):
+                self._producer.purge()
+                self._producer.flush(0)
+
+
+def _is_fatal(error: KafkaError) -> bool:
+    return error.fatal() or error.code() == KafkaError._FATAL  # noqa: SLF001  (as above)
 
 
 def _words(error: KafkaError) -> str:

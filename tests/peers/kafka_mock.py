@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 PRODUCE = 0
 """Kafka's API key of Produce requests."""
+INIT_PRODUCER_ID = 22
+"""That of the requests by which an idempotent producer begins."""
 
 _PRODUCER = 0  # rd_kafka_type_t
 
@@ -56,6 +58,11 @@ def _library() -> ctypes.CDLL:
         ("rd_kafka_mock_broker_set_down", ctypes.c_int, [pointer, ctypes.c_int]),
         ("rd_kafka_mock_broker_set_up", ctypes.c_int, [pointer, ctypes.c_int]),
         ("rd_kafka_mock_broker_set_rtt", ctypes.c_int, [pointer, ctypes.c_int, ctypes.c_int]),
+        (
+            "rd_kafka_mock_broker_set_host_port",
+            ctypes.c_int,
+            [pointer, ctypes.c_int32, text, ctypes.c_int],
+        ),
         (
             "rd_kafka_mock_push_request_errors_array",
             None,
@@ -95,6 +102,10 @@ class MockCluster:
         """What the next requests of a kind are answered with; then all is well again."""
         array = (ctypes.c_int * len(codes))(*codes)
         self._lib.rd_kafka_mock_push_request_errors_array(self._cluster, api, len(codes), array)
+
+    def advertise(self, broker: int, host: str, port: int) -> None:
+        """The address that clients are told for a broker, e.g. that of a proxy in front of it."""
+        self._lib.rd_kafka_mock_broker_set_host_port(self._cluster, broker, host.encode(), port)
 
     def down(self) -> None:
         for broker in self.brokers:

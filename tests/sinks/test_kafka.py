@@ -20,7 +20,7 @@ from klaviyo_audit.sinks.base import CheckpointSink, Rejected, Retry, Sink
 from klaviyo_audit.sinks.kafka import KafkaSink, journal_name
 from klaviyo_audit.sinks.kafka_settings import complete_config, read_config
 from klaviyo_audit.sinks.registry import make_sink
-from tests.peers.kafka_mock import PRODUCE, MockCluster
+from tests.peers.kafka_mock import INIT_PRODUCER_ID, PRODUCE, MockCluster
 from tests.sinks import entries
 
 TOPIC = "audit"
@@ -218,6 +218,39 @@ def test_no_right_to_write_stops_the_sink(cluster, sink, code):
     with pytest.raises(ConfigurationError, match="does not let us in") as caught:
         sink.deliver(entries.many(2))
     assert "audit" in str(caught.value)
+
+
+def test_a_fatal_error_makes_a_new_producer(cluster, sink, capfd):
+    """The broker's answer makes librdkafka give the producer up, and all that is on its way."""
+    sink.deliver(entries.many(3, phase="intent"))
+    cluster.answer_next(PRODUCE, KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER)
+    batch = entries.many(20)
+    with pytest.raises(Retry, match=r"replaced: .*OUT_OF_ORDER_SEQUENCE_NUMBER"):
+        sink.deliver(batch)
+    sink.deliver(batch)
+    assert lines_of(consumed(cluster, 23))[3:] == [entries.line(n=e.n, id=e.id) for e in batch]
+    assert capfd.readouterr() == ("", ""), "librdkafka prints fatal errors by itself"
+
+
+def test_a_fatal_error_after_some_were_delivered_repeats_none_of_those(cluster):
+    sink = make(cluster, **{"batch.num.messages": 1, "max.in.flight": 1})
+    sink.deliver(entries.many(1, phase="intent"))
+    cluster.answer_next(PRODUCE, 0, 0, KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER)
+    batch = entries.many(6)
+    with pytest.raises(Retry, match="replaced"):
+        sink.deliver(batch)
+    sink.deliver(batch)
+    sink.close()
+    found = lines_of(consumed(cluster, 7))[1:]
+    assert sorted(found) == sorted(entries.line(n=e.n, id=e.id) for e in batch)
+
+
+def test_a_producer_that_may_not_be_idempotent_stops_the_sink(cluster, sink):
+    cluster.answer_next(INIT_PRODUCER_ID, KafkaError.CLUSTER_AUTHORIZATION_FAILED)
+    with pytest.raises(ConfigurationError, match="does not let us in: .*Cluster authorization"):
+        sink.deliver(entries.many(2))
+    sink.deliver(entries.many(2))
+    assert len(consumed(cluster, 2)) == 2
 
 
 def test_a_topic_that_is_not_there(cluster):
