@@ -11,6 +11,7 @@ from klaviyo_audit.errors import ConfigurationError
 from klaviyo_audit.sinks.base import Rejected
 from klaviyo_audit.sinks.otlp_answers import Answer, Refused, TooLarge, Transport
 from klaviyo_audit.sinks.otlp_settings import OtlpSettings
+from klaviyo_audit.sinks.otlp_tls import check_files
 from klaviyo_audit.sinks.progress import Progress
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class OtlpSink:
     ) -> None:
         self.name = name
         self.settings = OtlpSettings.from_env(**collector)
+        check_files(self.settings)
         try:
             from opentelemetry.sdk.resources import OTELResourceDetector
 

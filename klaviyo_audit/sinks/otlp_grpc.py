@@ -15,6 +15,7 @@ from klaviyo_audit._version import __version__
 from klaviyo_audit.errors import ConfigurationError
 from klaviyo_audit.sinks.base import Retry
 from klaviyo_audit.sinks.otlp_answers import LONGEST_WAIT, Answer, Refused, TooLarge, answer_of
+from klaviyo_audit.sinks.otlp_tls import distrust
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,6 +94,8 @@ class GrpcTransport:
     def _judge(self, error: Any) -> None:
         code: grpc.StatusCode = error.code()
         details = error.details() or ""
+        if why := distrust(self._settings, details):
+            raise Retry(why=why) from None
         said = f"{self._settings.place} answered {code.name}"
         if shown := self._settings.masked(details):
             said = f"{said} ({shown})"

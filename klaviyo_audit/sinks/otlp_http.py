@@ -20,6 +20,7 @@ from klaviyo_audit._version import __version__
 from klaviyo_audit.errors import ConfigurationError
 from klaviyo_audit.sinks.base import Retry
 from klaviyo_audit.sinks.otlp_answers import LONGEST_WAIT, Answer, Refused, TooLarge, answer_of
+from klaviyo_audit.sinks.otlp_tls import distrust
 
 if TYPE_CHECKING:
     from klaviyo_audit.sinks.otlp_settings import OtlpSettings
@@ -53,13 +54,11 @@ class HttpTransport:
         )
         if settings.compression != "none":
             self._session.headers["Content-Encoding"] = settings.compression
-        if settings.certificate is not None:
-            self._session.verify = str(settings.certificate)
+        self._verify = True if settings.certificate is None else str(settings.certificate)
+        self._cert: str | tuple[str, str] | None = None
         if settings.client_certificate is not None:
             pair = (settings.client_certificate, settings.client_key)
-            self._session.cert = (
-                (str(pair[0]), str(pair[1])) if pair[1] is not None else str(pair[0])
-            )
+            self._cert = (str(pair[0]), str(pair[1])) if pair[1] is not None else str(pair[0])
 
     def send(self, request: bytes) -> Answer:
         """Send a request (see `Transport.send`)."""
@@ -73,6 +72,9 @@ class HttpTransport:
                 f"a header or the address of the OTLP collector {self._place} is not allowed in "
                 "HTTP (its text is not shown): see OTEL_EXPORTER_OTLP_HEADERS and _ENDPOINT"
             ) from None
+        except requests.exceptions.SSLError as error:
+            why = distrust(self._settings, str(error))
+            raise Retry(why=why or f"no answer from {self._place}: {_kinds(error)}") from None
         except (requests.RequestException, HTTPError, OSError) as error:
             # Their texts quote the URL, which can hold a password.
             raise Retry(why=f"no answer from {self._place}: {_kinds(error)}") from None
@@ -101,6 +103,11 @@ class HttpTransport:
             # A redirect would turn into a GET, or carry our headers to somebody else.
             allow_redirects=False,
             stream=True,
+            # Said with each request: a session's own `verify` gives way to REQUESTS_CA_BUNDLE, and
+            # without `auth` a password from ~/.netrc replaces the header that was asked for.
+            verify=self._verify,
+            cert=self._cert,
+            auth=_as_it_is,
         ) as response:
             # The timeout is that of one read: who sends a byte now and then must not hold us.
             while chunk := response.raw.read1(_MOST_ANSWER, decode_content=True):
@@ -171,6 +178,10 @@ class HttpTransport:
     def close(self) -> None:
         """Close the connections."""
         self._session.close()
+
+
+def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    return request
 
 
 def _kinds(error: BaseException) -> str:

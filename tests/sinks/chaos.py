@@ -1,26 +1,40 @@
-"""The other end at its worst, the sink that talks to it, and a shipper that can be killed."""
+"""The other end at its worst, and a shipper that is killed again and again.
+
+`ship_and_kill` is the ordeal, the same for each sink; `Receiver` is an other end that speaks HTTP.
+"""
 
 import http.client
 import json
 import multiprocessing
+import os
 import random
 import socket
-import struct
 import threading
 import time
 from collections import Counter
 from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from klaviyo_audit.sinks.base import Retry
+from klaviyo_audit.sinks.receipts import RECEIPTS_NAME
 from klaviyo_audit.sinks.shipper import Pace, Shipper
 from tests.journal.sealing import entry as make_entry
-from tests.journal.sealing import make_sealer, open_writer
+from tests.journal.sealing import files_of, make_sealer, open_writer
+from tests.sinks.tcp_proxy import reset
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.sinks.chaos"])
 
+ENTRIES = int(os.environ.get("SINKS_ENTRIES", "2000"))
+KILLS = int(os.environ.get("SINKS_KILLS", "6"))
+"""The whole of it: ``SINKS_ENTRIES=10000 SINKS_KILLS=50 pytest -n 0 -s tests/sinks -k killed``."""
+SEED = int(os.environ.get("SINKS_SEED", "1"))
+SECONDS = 120 + 10 * KILLS
+"""What a test of the ordeal may take."""
+
+BATCH = 50
 DEADLINE = 0.4
 HANGS = 0.8
 """Longer than the deadline, in seconds."""
@@ -31,23 +45,48 @@ LOST_ANSWERS = ("reset after", "hang after", "garbage after")
 """What goes wrong after everything was taken: only a repetition can follow."""
 
 
-class Receiver:
-    """An HTTP server that takes lines of JSON, when it feels like it.
+class Deck:
+    """Decides what goes wrong, each of it in turn, and counts.
 
     Args:
-        seed: Decides what goes wrong.
+        seed: Decides when.
         share: How many of the requests something goes wrong with.
         wrongs: What can.
     """
 
     def __init__(self, seed, share=0.5, wrongs=(*REFUSALS, *LOST_ANSWERS)):
         self._wrongs = wrongs
-        self._deck = []
         self._random = random.Random(seed)
         self._share = share
+        self._cards = []
+        self._lock = threading.Lock()
+        self.happened = Counter()
+
+    def draw(self):
+        """What becomes of the next request; ``200``: nothing goes wrong."""
+        with self._lock:
+            what = "200"
+            if self._random.random() < self._share:
+                if not self._cards:
+                    self._cards = self._random.sample(self._wrongs, len(self._wrongs))
+                what = self._cards.pop()
+            self.happened[what] += 1
+        return what
+
+
+class Receiver:
+    """An HTTP server that takes what it is sent, when it feels like it.
+
+    Args:
+        deck: Decides what goes wrong.
+        lines_of: The lines in a request's body.
+    """
+
+    def __init__(self, deck, lines_of=bytes.splitlines):
+        self._deck = deck
+        self._lines_of = lines_of
         self.lines = []
         """Every line that was taken, in order, repetitions included."""
-        self.happened = Counter()
         self._lock = threading.Lock()
         self._listener = self._listen(0)
         self.port = self._listener.getsockname()[1]
@@ -65,7 +104,6 @@ class Receiver:
 
     def go_down(self, seconds):
         """Be away for a while."""
-        self.happened["down"] += 1
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         time.sleep(seconds)
@@ -101,18 +139,13 @@ class Receiver:
                 return
 
     def _decide(self, connection, body):
-        with self._lock:
-            what = "200"
-            if self._random.random() < self._share:
-                if not self._deck:  # each of them comes in turn
-                    self._deck = self._random.sample(self._wrongs, len(self._wrongs))
-                what = self._deck.pop()
-            self.happened[what] += 1
-            if what == "200" or what in LOST_ANSWERS:
-                self.lines += body.splitlines()
+        what = self._deck.draw()
+        if what == "200" or what in LOST_ANSWERS:
+            with self._lock:
+                self.lines += self._lines_of(body)
         kind = what.removesuffix(" after")
         if kind == "reset":
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            reset(connection)
         elif kind == "hang":
             time.sleep(HANGS)
         elif kind == "garbage":
@@ -149,10 +182,12 @@ class HttpSink:
         pass
 
 
-def ship(folder, url, stop_after=None):
+def ship(folder, make_sink, ready=None, stop_after=None):
     """Ship until killed, or until everything up to an entry was delivered."""
-    pace = Pace(batch_entries=50, batch_age=0.02, deadline=DEADLINE, retry_most=0.1)
-    shipper = Shipper(Path(folder), HttpSink(url), pace=pace, tell=lambda _: None)
+    pace = Pace(batch_entries=BATCH, batch_age=0.02, deadline=DEADLINE, retry_most=0.1)
+    shipper = Shipper(Path(folder), make_sink(), pace=pace, tell=lambda _: None)
+    if ready is not None:
+        ready.set()
     while True:
         wait = shipper.step()
         if wait is None and stop_after is not None and shipper.run_once(60):
@@ -173,3 +208,86 @@ def record(folder, count, seconds):
             time.sleep(seconds * 100 / count)
     writer.close()
     sealer.close()
+
+
+@dataclass
+class Ordeal:
+    """What was delivered and how, and how many kills and outages it took."""
+
+    kills: int = 0
+    outages: int = 0
+    seconds: float = 0.0
+    journal: list = field(default_factory=list)
+    sink: str = ""
+    acknowledged: int = 0
+
+    def judge(self, lines, happened, lost_answers=()):
+        """Compare what the other end has with the journal; one line of figures.
+
+        Args:
+            lines: What the other end took, in order, repetitions included.
+            happened: How often what went wrong, by name.
+            lost_answers: What of that happened after the lines were taken.
+        """
+        wanted = {(m["id"], m["phase"]): m for m in map(json.loads, self.journal)}
+        got = [json.loads(line) for line in lines]
+        keys = [(m["id"], m["phase"]) for m in got]
+        assert len(wanted) == len(self.journal) >= ENTRIES
+        assert set(keys) == set(wanted), "nothing is lost"
+        assert all(wanted[key]["sum"] == m["sum"] for key, m in zip(keys, got, strict=True))
+        first = list(dict.fromkeys(m["n"] for m in got if m["action"] == "test"))
+        assert first == sorted(first), "in the journal's order"
+        assert self.acknowledged >= len(wanted), "a receipt for all of it"
+        # What came twice came again as a whole batch, after a kill between delivery and bookmark
+        # or an answer that was lost.
+        repeated = len(keys) - len(set(keys))
+        lost = sum(happened[what] for what in lost_answers)
+        assert repeated <= BATCH * (lost + self.kills)
+        return (
+            f"\n{self.sink}: {len(wanted):,} entries in {self.seconds:.0f} s, {self.kills} kills, "
+            f"{self.outages} outages, {dict(happened)}; lost 0, repeated {repeated:,} (with the "
+            f"same id), of at most {BATCH * (lost + self.kills):,}"
+        )
+
+
+def ship_and_kill(folder, make_sink, go_down, entries=ENTRIES, kills=KILLS):
+    """Write entries, deliver them by processes that are killed, and let the last one finish.
+
+    Args:
+        folder: Of the journal.
+        make_sink: Makes the sink; it goes to another process.
+        go_down: Makes the other end be away for so many seconds.
+        entries: How many.
+        kills: How often the shipper is killed (SIGKILL), each time after it has begun to deliver.
+    """
+    chance = random.Random(SEED)
+    writing = threading.Thread(target=record, args=(folder, entries, kills * 0.3))
+    ordeal = Ordeal()
+    begun = time.monotonic()
+    writing.start()
+    while ordeal.kills < kills:
+        ready = PROCESSES.Event()
+        process = PROCESSES.Process(target=ship, args=(folder, make_sink, ready), daemon=True)
+        process.start()
+        assert ready.wait(30)
+        time.sleep(chance.uniform(0.05, 0.6))
+        process.kill()
+        process.join()
+        ordeal.kills += process.exitcode == -9
+        if ordeal.kills % 5 == 0:
+            ordeal.outages += 1
+            go_down(0.3)
+    writing.join()
+    last = PROCESSES.Process(target=ship, args=(folder, make_sink, None, True))
+    last.start()
+    last.join(110)
+    assert last.exitcode == 0
+    ordeal.seconds = time.monotonic() - begun
+    ordeal.journal = [
+        line for content in files_of(folder).values() for line in content.splitlines()
+    ]
+    (sink,) = (folder / "sinks").iterdir()
+    ordeal.sink = sink.name
+    receipts = (sink / RECEIPTS_NAME).read_text().splitlines()
+    ordeal.acknowledged = sum(json.loads(line)["count"] for line in receipts)
+    return ordeal
