@@ -36,6 +36,14 @@ _NOT_US: Final = frozenset(
         KafkaError.SECURITY_DISABLED,
     }
 )
+_NO_CONNECTION: Final = frozenset(
+    {
+        KafkaError._ALL_BROKERS_DOWN,  # noqa: SLF001  (likewise)
+        KafkaError._RESOLVE,  # noqa: SLF001
+        KafkaError._SSL,  # noqa: SLF001
+        KafkaError._TRANSPORT,  # noqa: SLF001
+    }
+)
 _NO_TOPIC: Final = frozenset(
     {
         KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001  (likewise)
@@ -146,9 +154,15 @@ class Outbox:
         self._settle(deadline)
         if self._on_way & waited_for:
             missing = len(self._on_way & waited_for)
-            why = f"; {_words(self._said)}" if self._said is not None else ""
-            raise Retry(why=f"{missing} messages are still on their way to Kafka{why}")
+            raise Retry(why=f"{missing} messages are still on their way to Kafka{self._doubts()}")
         return self._refused
+
+    def _doubts(self) -> str:
+        if self._said is None:
+            return ""
+        check = "bootstrap.servers, security.protocol and ssl.* in kafka_config"
+        hint = f": check {check}" if self._said.code() in _NO_CONNECTION else ""
+        return f"; {_masked(self._said, self._config)} ({self._said.name()}){hint}"
 
     def _settle(self, deadline: float) -> None:
         """Decide about messages that have failed."""
