@@ -203,8 +203,10 @@ class Outbox:
 
     def _start_anew(self, fatal: KafkaError) -> NoReturn:
         """After a fatal error a producer is good for nothing, and has given up on its messages."""
-        with contextlib.suppress(KafkaException):
+        try:
             self._producer.flush(_POLL_SECONDS)  # what was delivered before it is on record then
+        except KafkaException as error:
+            fatal = error.args[0]  # the reason, where `produce` has only said that there is one
         self._on_way.clear()
         self._said = None
         self._producer = self._new()
