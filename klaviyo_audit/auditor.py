@@ -80,6 +80,7 @@ class Auditor:
         **settings: Any,
     ) -> None:
         from klaviyo_audit.guard.assembly import make_guard
+        from klaviyo_audit.klaviyo.misfits import warn_of_misfits
         from klaviyo_audit.launch import run_id
         from klaviyo_audit.privacy import notice
         from klaviyo_audit.privacy.assembly import make_gate
@@ -99,6 +100,7 @@ class Auditor:
         user = self.settings.user_id or f"{service}/{_system_user()}"
         gate = make_gate(self.settings)
         self.guard = make_guard(self.settings, None if isinstance(guard, str) else guard)
+        warn_of_misfits(self.guard, gate.policy, self.settings.environment)
         named = user if fallback else gate.identity(user)
         self._writer: JournalWriter | WriteBehind | QueueWriter = JournalWriter(
             self.settings.dir.absolute(),
@@ -170,7 +172,9 @@ class Auditor:
     def recorder_held_to(self, guard: Guard) -> Recorder:
         """A recorder of this auditor whose calls have to pass another guard too."""
         from klaviyo_audit.klaviyo.guarding import Enforcer
+        from klaviyo_audit.klaviyo.misfits import warn_of_misfits
 
+        warn_of_misfits(guard, None, None)
         recorder = copy.copy(self.recorder)
         recorder.guard = Enforcer(
             guard,

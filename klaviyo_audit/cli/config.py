@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -10,6 +11,7 @@ import click
 from klaviyo_audit.cli.location import fail
 
 if TYPE_CHECKING:
+    from klaviyo_audit.guard.policy import Guard
     from klaviyo_audit.klaviyo.risks import Operation
     from klaviyo_audit.privacy.policy import Policy, Rule, Verdict
     from klaviyo_audit.settings import Settings
@@ -38,18 +40,26 @@ def show(*, as_json: bool) -> None:
         click.echo(f"{name.ljust(width)}  {clean(shown)}  ({clean(sources[name])})")
 
 
-@config.command(short_help="Explain which rule decides about an operation.")
-@click.argument("operation")
+@config.command(short_help="Check the rules; explain which decides about an operation.")
+@click.argument("operation", required=False)
 @click.option("--user", metavar="ID", help="As if this user acted; not given: the setting user_id.")
 @click.option("--environment", metavar="NAME", help="As if in this environment.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def check(operation: str, *, user: str | None, environment: str | None, as_json: bool) -> None:
+def check(
+    operation: str | None, *, user: str | None, environment: str | None, as_json: bool
+) -> None:
     """Explain which privacy rule decides about OPERATION, what an entry keeps, and the guard.
+
+    Without OPERATION: check the settings and all rules, those of the guard too, for what is
+    misspelt or fits nothing. Exit code 0: all is well, 1: something is misspelt, 2: the settings or
+    the policy file cannot be used. With it, what is misspelt is told besides.
 
     OPERATION is a name (profiles.get_profile, get_profile), a method and path ('DELETE
     /api/lists/{id}'), or the action of an audited function.
     """
     from klaviyo_audit.errors import ConfigurationError
+    from klaviyo_audit.guard.assembly import make_guard
+    from klaviyo_audit.klaviyo.misfits import misfits
     from klaviyo_audit.privacy.assembly import make_policy
     from klaviyo_audit.privacy.gate import Gate
     from klaviyo_audit.rendering import clean
@@ -57,8 +67,15 @@ def check(operation: str, *, user: str | None, environment: str | None, as_json:
     settings = _load(environment)
     try:
         policy = make_policy(settings)
+        guard = make_guard(settings)
     except ConfigurationError as error:
         fail(str(error))
+    wrong = misfits(guard, policy, settings.environment)
+    if operation is None:
+        _print_check(guard, policy, wrong, as_json=as_json)
+        sys.exit(1 if wrong else 0)
+    for sentence in wrong:
+        click.echo(f"klaviyo-audit: warning: {clean(sentence, 1000)}", err=True)
     found = _find(operation)
     user = user or settings.user_id or ""
     from klaviyo_audit.klaviyo.targets import subject_of
@@ -67,7 +84,7 @@ def check(operation: str, *, user: str | None, environment: str | None, as_json:
     subject = Subject((operation,)) if found is None else subject_of(found)
     gate = Gate(policy=policy, environment=settings.environment)
     verdict = policy.explain(gate.located(subject), user)
-    guarded = None if found is None else _guard(found, settings, user)
+    guarded = None if found is None or guard is None else _guard(guard, found, settings, user)
     if as_json:
         told = {**_as_dict(operation, found, verdict, policy), "guard": guarded}
         click.echo(json.dumps(told, indent=2))
@@ -77,23 +94,33 @@ def check(operation: str, *, user: str | None, environment: str | None, as_json:
             click.echo(f"guard: {clean(str(guarded['decision']))}, {clean(str(guarded['rule']))}")
 
 
-def _guard(found: Operation, settings: Settings, user: str) -> dict[str, object] | None:
-    """What the guard decides about an operation by this user; None without a guard.
+def _print_check(guard: Guard | None, policy: Policy, wrong: list[str], *, as_json: bool) -> None:
+    from klaviyo_audit.rendering import clean
+
+    if as_json:
+        told = {
+            "guard": None if guard is None else guard.source,
+            "policy": policy.source,
+            "misspelt": wrong,
+        }
+        click.echo(json.dumps(told, indent=2))
+        return
+    for sentence in wrong:
+        click.echo(clean(sentence, 1000))
+    if not wrong:
+        rules = "no guard" if guard is None else f"guard from {guard.source}"
+        click.echo(f"nothing is misspelt: {clean(rules)}, privacy from {clean(policy.source)}")
+
+
+def _guard(guard: Guard, found: Operation, settings: Settings, user: str) -> dict[str, object]:
+    """What the guard decides about an operation by this user.
 
     Rules that ask for a key fit none here.
     """
-    from klaviyo_audit.errors import ConfigurationError
-    from klaviyo_audit.guard.assembly import make_guard
     from klaviyo_audit.guard.policy import Ruling
     from klaviyo_audit.klaviyo.guardplan import facts_of
     from klaviyo_audit.klaviyo.targets import target_for
 
-    try:
-        guard = make_guard(settings)
-    except ConfigurationError as error:
-        fail(str(error))
-    if guard is None:
-        return None
     verdict = Ruling(guard, facts_of(target_for(found)), settings.environment).verdict(user, ("",))
     return {
         "decision": "allow" if verdict.allows else "deny",

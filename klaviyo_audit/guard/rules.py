@@ -106,6 +106,7 @@ class Rule:
 
 
 _NAMES: Final = frozenset(spec.name for spec in fields(Rule))
+_METHODS: Final = ("GET", "HEAD", "OPTIONS", "POST", "PATCH", "PUT", "DELETE")
 _LISTS: Final = _NAMES - {"decision", "name", "personal_data", "unknown", "limit"}
 
 
@@ -122,6 +123,8 @@ def rule_of(table: Rule | Mapping[str, Any], where: str) -> Rule:
     """
     if isinstance(table, Rule):
         return table
+    if isinstance(name := table.get("name"), str) and name:
+        where = f"{where} {shown(name)}"
     refuse_unknown(table, _NAMES, where)
     if table.get("decision") not in set(Decision):
         raise ConfigurationError(
@@ -138,6 +141,11 @@ def rule_of(table: Rule | Mapping[str, Any], where: str) -> Rule:
             )
     if "methods" in lists:
         lists["methods"] = tuple(method.upper() for method in lists["methods"])
+        for method in lists["methods"]:
+            if method not in _METHODS:
+                raise ConfigurationError(
+                    f"{where}: {shown(method)} is no HTTP method; allowed: {', '.join(_METHODS)}"
+                )
     plain = ("name", "personal_data", "unknown", "limit")
     rest: dict[str, Any] = {name: table[name] for name in plain if name in table}
     for name, kind, words in (

@@ -7,9 +7,11 @@ import inspect
 import re
 import sys
 from collections.abc import Hashable
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache, lru_cache
 from importlib.machinery import PathFinder
+from pathlib import Path
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any, cast
 
@@ -29,6 +31,7 @@ __all__ = [
     "is_klaviyo_sdk",
     "operation_of",
     "operations",
+    "sdk_sources",
     "sdk_version",
 ]
 
@@ -139,6 +142,18 @@ def is_klaviyo_sdk() -> bool:
     except (ImportError, OSError):  # the package's files are gone, or are no Python
         return False
     return code is not None and any(text.startswith(_USER_AGENT) for text in _strings(code))
+
+
+def sdk_sources() -> Iterator[tuple[str, str]]:
+    """Each API group in lower case, with the source of its module; nothing is imported.
+
+    Nothing at all where the SDK was installed without its source.
+    """
+    spec = importlib.util.find_spec("openapi_client") if is_klaviyo_sdk() else None
+    for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
+        for path in sorted(Path(folder, "api").glob("*_api.py")):
+            with suppress(OSError):
+                yield path.name.removesuffix("_api.py"), path.read_text("utf-8", "replace")
 
 
 def _no_operation(thing: object) -> LookupError:

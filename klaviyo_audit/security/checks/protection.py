@@ -16,6 +16,7 @@ _KEYS: Final = ("pseudonym_key", "pseudonym_key_file", "pseudonym_key_command")
 def guard(project: Project) -> Outcome:
     """Programs run with a guard that denies; code may give it, so the trail counts."""
     from klaviyo_audit.guard.assembly import make_guard
+    from klaviyo_audit.klaviyo.misfits import misfits
 
     remedy = (
         "KLAVIYO_AUDIT_GUARD=environment with KLAVIYO_AUDIT_ENVIRONMENT, or a [guard] table in "
@@ -25,6 +26,10 @@ def guard(project: Project) -> Outcome:
         configured = make_guard(project.settings)
     except ConfigurationError as error:
         return failed(f"it cannot be used: {error}", remedy)
+    if wrong := misfits(configured, None, project.settings.environment):
+        return failed(
+            f"rules that are for nothing: {listed(wrong, 2)}", "klaviyo-audit config check"
+        )
     starts = _starts(project)
     without = [_name(start) for start in starts if not start.facts.get("guard")]
     if without:
