@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import orjson
 
 from klaviyo_audit.entry import SCHEMA_VERSION
-from klaviyo_audit.journal.line import is_entry
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +30,10 @@ _PHASES: Final = {
     f'","phase":"{phase}","action":"'.encode()[:_PHASE_BYTES]: phase
     for phase in ("outcome", "intent", "event", "gap", "journal")
 }
+_HEAD: Final = re.compile(
+    rb'\{"v":%d,"id":"([^"\\]*)(","writer":"[0-9a-f]{16}","n":)(0|[1-9]\d{0,17}),'
+    rb'"timestamp":"[^"\\]*","phase":"(outcome|intent|event|gap|journal)"' % SCHEMA_VERSION
+)
 _WRITER_FIELD: Final = re.compile(rb'","writer":"[0-9a-f]{16}","n":')
 
 # Of the id, a UUID, the last 16 digits: those are the random ones.
@@ -105,21 +108,19 @@ class HeadCutter:
         return True
 
 
-def heads_of(members: Any) -> Heads | None:
-    """The head of one decoded line, however it is laid out; None if it is no entry."""
-    if not is_entry(members) or members.get("v") != SCHEMA_VERSION:
+def head_of(line: bytes) -> Heads | None:
+    """The head of one line whose checksum holds; None if it is not laid out as every line is."""
+    head = _HEAD.match(line)
+    if head is None:
         return None
-    writers = [writer_field(members["writer"])]
-    phase = members["phase"]
-    if phase not in _PHASES.values() or not _WRITER_FIELD.fullmatch(writers[0]):
-        return None
-    return Heads(writers, [members["n"]], [phase], key_of(members["id"]))
+    entry_id, writer, number, phase = head.groups()
+    return Heads([writer], [int(number)], [phase.decode()], key_of(entry_id))
 
 
-def key_of(entry_id: str) -> bytes:
+def key_of(entry_id: bytes) -> bytes:
     """The item of `Heads.ids` for an id."""
-    keys = _keys([entry_id.encode()[19:]])
-    return sha256(entry_id.encode()).digest()[:_KEY_BYTES] if keys is None else keys
+    keys = _keys([entry_id[19:]])
+    return sha256(entry_id).digest()[:_KEY_BYTES] if keys is None else keys
 
 
 def _same_width(lines: Sequence[bytes]) -> tuple[Sequence[int], Sequence[bytes]] | None:

@@ -11,7 +11,7 @@ from klaviyo_audit.journal import locks
 from klaviyo_audit.journal.accounts import Account, Accounts
 from klaviyo_audit.journal.damages import Damages
 from klaviyo_audit.journal.findings import Finding, Kind, Place, Severity
-from klaviyo_audit.journal.heads import heads_of, writer_id
+from klaviyo_audit.journal.heads import head_of, writer_id
 from klaviyo_audit.journal.judgement import (
     Life,
     has_lines_in_flight,
@@ -140,7 +140,7 @@ class LineCheck:
         """Count entries that lack their newline; which of them a kill explains."""
         excused = {}
         for file, line in self.damages.whole:
-            heads = heads_of(line.members)
+            heads = head_of(line.raw)
             if heads is None:
                 continue
             run = Run.at(line.number, line.offset, [line.raw + b"\n"])

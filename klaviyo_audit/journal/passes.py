@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, BinaryIO, Protocol, Self
 
-from klaviyo_audit.journal.heads import HeadCutter, Heads, heads_of
-from klaviyo_audit.journal.line import Line, Problem, decoded
+from klaviyo_audit.journal.heads import HeadCutter, Heads, head_of
+from klaviyo_audit.journal.line import Problem, decoded
 from klaviyo_audit.journal.merkle import LEAF
 from klaviyo_audit.journal.reader import Run, hashes_of, scan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from klaviyo_audit.journal.line import Line
     from klaviyo_audit.journal.reader import Damage
     from klaviyo_audit.journal.repeats import Stretch
 
@@ -139,7 +141,12 @@ class FilePass:
             self._show(run, heads)
             return
         for index, line in enumerate(run.lines):
-            self._take(decoded(*run.place(index), line[:-1]))
+            # What verdict a line gets must not depend on those around it: as above, not parsed.
+            if (alone := self._cutter.cut([line]) or head_of(line)) is not None:
+                self._show(Run.at(*run.place(index), [line]), alone)
+            else:
+                bad = decoded(*run.place(index), line[:-1])
+                self._damaged(self.name, replace(bad, problem=bad.problem or Problem.FOREIGN))
 
     def _feed_damage(self, line: Damage) -> None:
         if self._leaves is not None:
@@ -153,11 +160,11 @@ class FilePass:
     def _take(self, line: Line) -> None:
         if line.problem is None:
             alone = Run.at(line.number, line.offset, [line.raw + b"\n"])
-            heads = self._cutter.cut(alone.lines) or heads_of(line.members)
+            heads = self._cutter.cut(alone.lines) or head_of(line.raw)
             if heads is not None:
                 self._show(alone, heads)
                 return
-            line = Line(line.number, line.offset, line.raw, line.members, Problem.FOREIGN)
+            line = replace(line, problem=Problem.FOREIGN)
         self._damaged(self.name, line)
 
     def _show(self, run: Run, heads: Heads) -> None:

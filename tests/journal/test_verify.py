@@ -93,15 +93,55 @@ def test_an_intent_and_its_outcome_share_their_id(tmp_path):
     assert verify(tmp_path).findings == ()
 
 
-def test_an_entry_laid_out_by_another_encoder_counts(tmp_path):
-    """The fast way reads heads by position; one that stands elsewhere is decoded."""
-    members = orjson.loads(line(A, 1))
-    members = {"v": 1, "phase": members["phase"], **members}
-    members.pop("sum")
-    from klaviyo_audit.journal.format import encode
+LAYOUTS = {
+    "members in another order": (b'{"v":1,', b'{"v":1,"x":2,'),
+    "another version": (b'{"v":1,', b'{"v":2,'),
+    "true for 1": (b'{"v":1,', b'{"v":true,'),
+    "1.0 for 1": (b'{"v":1,', b'{"v":1.0,'),
+    "an exponent": (b'"n":2,', b'"n":2e0,'),
+    "a fraction": (b'"n":2,', b'"n":2.0,'),
+    "a leading zero": (b'"n":2,', b'"n":02,'),
+    "a sign": (b'"n":2,', b'"n":-2,'),
+    "a string": (b'"n":2,', b'"n":"2",'),
+    "an escape in a name": (b'"n":2,', b'"\\u006e":2,'),
+    "an escape in a value": (b'"outcome"', b'"\\u006futcome"'),
+    "a space": (b'"n":2,', b'"n": 2,'),
+    "a phase nobody knows": (b'"outcome"', b'"outcomf"'),
+    "a writer in capitals": (A.encode(), A.upper().encode()),
+}
 
-    journal(tmp_path, opening(A), encode(members), line(A, 2), goodbye(A, 4))
-    assert verify(tmp_path).findings == ()
+
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("around", [0, 300])
+def test_a_line_that_is_laid_out_otherwise_is_no_entry(tmp_path, name, around):
+    """Whatever stands around it, and though its checksum holds."""
+    lines = written(A, 3 + around)
+    lines[2] = resealed(lines[2], *LAYOUTS[name])
+    journal(tmp_path, *lines)
+    assert errors(verify(tmp_path)) == ["foreign", "missing-number"]
+
+
+def test_of_members_that_are_there_twice_the_first_counts(tmp_path):
+    lines = written(A, 3)
+    twice = b',"n":77,"writer":"%b","phase":"intent","v":2}' % B.encode()
+    lines[2] = resealed(lines[2], b',"duration_ms":12.345', b',"duration_ms":12.345' + twice[:-1])
+    journal(tmp_path, *lines)
+    report = verify(tmp_path)
+    assert (errors(report), report.writers) == ([], 1)
+
+
+@pytest.mark.parametrize("garbage", [b"]]", b"\xff", b"\r\0", b',"metadata":' + b"[" * 10_000])
+@pytest.mark.parametrize("around", [0, 300])
+def test_what_is_no_json_behind_the_head(tmp_path, garbage, around):
+    """Whoever can compute the checksum can write what he likes; of us it would be read."""
+    lines = written(A, 3 + around)
+    end = b',"duration_ms":12.345'
+    lines[2] = resealed(lines[2], end, end + garbage)
+    journal(tmp_path, *lines)
+    assert errors(verify(tmp_path)) == []
+    lines[2] = resealed(lines[2], b'"outcome"', b'"journal"')
+    journal(tmp_path, *lines)
+    assert errors(verify(tmp_path)) == ["foreign"]
 
 
 def test_an_empty_journal_is_intact(tmp_path):
