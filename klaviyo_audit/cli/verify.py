@@ -33,8 +33,8 @@ _COLOURS: Final = {"error": "red", "warning": "yellow", "note": "cyan"}
     "--since",
     type=click.IntRange(min=1),
     metavar="SIZE",
-    help="Size of a checkpoint up to which the journal was verified before: earlier lines are "
-    "only hashed, to compare them with the checkpoints.",
+    help="Size of a checkpoint (its second line) up to which the journal was verified before: "
+    "earlier lines are only hashed, since nothing else shows that they were not changed since.",
 )
 @click.option(
     "--against",

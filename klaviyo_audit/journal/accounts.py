@@ -241,6 +241,9 @@ class Accounts:
         elif action == "journal.truncated":
             message = f"the writer saw the file shrink ({statements.describe_sizes(facts)})"
             self._find(Kind.TRUNCATED, Severity.ERROR, place, account, number, message)
+        elif action == "journal.clock":
+            message = statements.describe_step(facts)
+            self._find(Kind.CLOCK, Severity.NOTE, place, account, number, message)
         elif action == "journal.reopen":
             message = f"the writer went over to a new file: {str(facts.get('reason'))[:80]!r}"
             self._find(Kind.REOPENED, Severity.NOTE, place, account, number, message)

@@ -48,6 +48,8 @@ class Kind(StrEnum):
     """A writer saw the file become shorter."""
     REOPENED = "reopened"
     """A writer saw the file replaced."""
+    CLOCK = "clock"
+    """A writer saw that the wall clock was set."""
     OPEN_INTENT = "open-intent"
     """A call whose outcome is not in the journal."""
     REMOVED = "removed"

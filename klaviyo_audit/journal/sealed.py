@@ -116,7 +116,8 @@ class Seals:
                     self._good, self._good_at = witness.size, None
                 else:
                     self._bad = True
-                    self._tell_change(witness.size, f"{witness.file}, byte {witness.offset}")
+                    at = "" if witness.offset is None else f", byte {witness.offset}"
+                    self._tell_change(witness.size, f"{witness.file}{at}")
             self._next = next(self._coming, None)
 
     def _tell_change(self, size: int, where: str) -> None:
@@ -182,7 +183,7 @@ class Seals:
         self._add(
             Kind.CUT_OFF,
             f"the journal was cut off: {missing}",
-            file=None if file is None else self._name(file),
+            file=SEGMENTS_NAME if file is None else self._name(file),
         )
 
     def _check_removed(self, announced: Iterable[tuple[Place, Mapping[str, Any]]]) -> None:
@@ -192,6 +193,7 @@ class Seals:
                 f"it says that the first {size:,} lines were removed by retention, but no signed "
                 "checkpoint is about just these lines",
                 file=REMOVED_NAME,
+                line=[*self._records].index(size) + 1,
             )
         if self.removed.size and self.removed.size not in self._unconfirmed:
             self._add(
@@ -266,13 +268,15 @@ class Seals:
             self._add(Kind.SIDE_FILE, str(error), file=REMOVED_NAME)
             return CompactRange(), {}
         sizes = [0, *(tree.size for tree in trees)]
-        for record, tree, (before, size) in zip(records, trees, pairwise(sizes), strict=True):
+        rows = zip(records, trees, pairwise(sizes), strict=True)
+        for number, (record, tree, (before, size)) in enumerate(rows, 1):
             claims = (record.get("from"), record.get("lines"), record.get("root"))
             if claims != (before, size - before, tree.root().hex()):
                 self._add(
                     Kind.SIDE_FILE,
                     f"what it says of the first {size:,} lines does not fit together",
                     file=REMOVED_NAME,
+                    line=number,
                 )
         return trees[-1] if trees else CompactRange(), {tree.size: tree for tree in trees}
 

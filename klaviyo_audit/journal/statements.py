@@ -114,6 +114,18 @@ def describe_sizes(facts: Mapping[str, Any]) -> str:
     return " to ".join(f"{size} bytes" for size in sizes if is_number(size)) or "no sizes given"
 
 
+def describe_step(facts: Mapping[str, Any]) -> str:
+    """A sentence about a wall clock that was set, as far as the line says by how much."""
+    step = facts.get("step_ms")
+    if type(step) is not int:
+        return "the wall clock was set; the line does not say by how much"
+    way = "back" if step < 0 else "forward"
+    return (
+        f"the wall clock was set {way} by {abs(step):,} ms: times before and after this line do "
+        "not compare"
+    )
+
+
 def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 

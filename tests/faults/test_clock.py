@@ -73,7 +73,11 @@ def test_a_step_of_the_wall_clock_is_told(run, tmp_path, step, seconds):
     assert [line["action"] for line in lines[:place]].count(f"at{step}") <= 1
     assert [line["n"] for line in lines] == list(range(len(lines)))
     assert [line["metadata"]["number"] for line in entries] == [0, 1, 2] * 3
-    assert [one for one in verify(tmp_path / "trail").findings if one.severity == "error"] == []
+    found = verify(tmp_path / "trail").findings
+    assert [one for one in found if one.severity == "error"] == []
+    (clock,) = [one for one in found if one.kind == "clock"]
+    assert (clock.severity, clock.line) == ("note", place + 1)
+    assert ("back" if seconds < 0 else "forward") in clock.message
 
 
 def test_a_clock_that_is_let_alone_is_not_spoken_of(run):

@@ -393,6 +393,9 @@ def test_what_shows(journals, tmp_path, part):
         key = Verifier.from_text((folder / "sealing.pub").read_text()) if sealed else None
         keys = [key] if key else []
         report = verify(copy, verifiers=keys)
+        for finding in report.findings:
+            assert "None" not in finding.message, finding
+            assert finding.file or finding.kind in {"unsealed", "missing-writer"}, finding
         promise = after if hit_sealed else before
         what = (name, "sealed" if hit_sealed else "not sealed yet", folder, report.findings)
         if promise == SHOWN:
@@ -411,6 +414,37 @@ def test_what_shows(journals, tmp_path, part):
     if COUNT > 2000:
         for key, count in sorted(told.items()):
             print(*key, count)
+
+
+@pytest.mark.parametrize("number", range(1, len(JOURNALS)))
+def test_what_was_verified_before_is_only_hashed(journals, tmp_path, number):
+    """`since`: in journals of many files, compressed and removed ones among them."""
+    folder, _, _ = journals[number]
+    whole = verify(folder)
+    sizes = [one.size for one in sealing.checkpoints_of(folder) if one.size >= whole.removed]
+    assert len(sizes) > 4
+    seed = random.Random(number)
+    for since in sizes:
+        report = verify(folder, since=since)
+        assert report.intact, report.findings
+        assert (report.bytes, report.sealed) == (whole.bytes, whole.sealed)
+        assert report.entries == whole.entries - (since - whole.removed)
+        copy = tmp_path / "copy"
+        shutil.copytree(folder, copy)
+        changed = Copy(copy, seed, whole.sealed - whole.removed, copy)
+        place = seed.randrange(len(changed.places))
+        path, index, is_sealed = changed.places[place]
+        lines = changed.read(path)
+        lines[index] = lines[index].replace(b'"user_id":"u"', b'"user_id":"v"')
+        changed.write(path, lines)
+        found = {
+            one.kind: one for one in verify(copy, since=since).findings if one.severity == "error"
+        }
+        assert ("changed" in found) is is_sealed
+        assert ("checksum" in found) is (place >= since - whole.removed)
+        if "checksum" in found:
+            assert (found["checksum"].file, found["checksum"].line) == (path.name, index + 1)
+        shutil.rmtree(copy)
 
 
 def test_bits_of_compressed_files(journals, tmp_path):

@@ -176,6 +176,18 @@ def test_removed_lines(tmp_path):
     assert first.offset == sum(map(len, lines[:3]))
 
 
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [(-3_600_000, "back by 3,600,000 ms"), (50, "forward by 50 ms"), ("x", "not say by how much")],
+)
+def test_a_clock_that_was_set_is_worth_a_note(tmp_path, step, said):
+    told = line(A, 1, "journal", action="journal.clock", metadata={"step_ms": step})
+    journal(tmp_path, opening(A), told, goodbye(A, 3))
+    finding = only(verify(tmp_path))
+    assert (finding.kind, finding.severity, finding.line) == (Kind.CLOCK, Severity.NOTE, 2)
+    assert said in finding.message
+
+
 def test_a_removed_first_line(tmp_path):
     journal(tmp_path, *written(A)[1:])
     assert errors(verify(tmp_path)) == ["no-first-line", "missing-number"]
