@@ -313,12 +313,17 @@ def test_a_line_of_which_only_a_part_fits(scripted, request):
     )
     failures = []
     for limit in cases:
-        kills = limit[2] == "killed" and limit[0] < 11
         program = scripted.prepare(limit)
         program.go()
         try:
             status = program.wait()
-            scripted.check(status, usual, kills=kills, fails=True, for_good=limit[2] == "kept")
+            scripted.check(
+                status,
+                usual,
+                kills=limit[2] == "killed",
+                fails=True,
+                for_good=limit[2] == "kept",
+            )
         except AssertionError as error:
             failures.append(f"{limit}: {str(error).splitlines()[0]}")
     assert not failures, "\n".join(failures)

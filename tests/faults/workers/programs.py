@@ -169,6 +169,8 @@ def scripted(
         steps.begin()
         auditor.close()
         steps.say("closed")
+    # One that is to be killed after its last step, or that was refused its last opening.
+    steps.begin()
 
 
 class _Steps:
