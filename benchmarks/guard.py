@@ -17,9 +17,9 @@ from benchmarks.harness import (
 from benchmarks.server import running
 from benchmarks.subject import KEY, profile_ids, without_http
 from klaviyo_audit import Guard
+from klaviyo_audit.calls import CallRecord
 from klaviyo_audit.klaviyo import targets
 from klaviyo_audit.klaviyo.keys import key_of
-from klaviyo_audit.recorder import CallRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -20,10 +20,10 @@ from benchmarks.harness import Effort, Reading, interleave, medians, ratio, time
 from benchmarks.server import running
 from benchmarks.subject import without_http
 from klaviyo_audit import Result
+from klaviyo_audit.calls import CallRecord
 from klaviyo_audit.klaviyo.outcome import settle
 from klaviyo_audit.klaviyo.tap import http_text
 from klaviyo_audit.klaviyo.targets import target_of
-from klaviyo_audit.recorder import CallRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.harness import Effort, Reading, difference, interleave, timed
 from klaviyo_audit import Auditor
+from klaviyo_audit.calls import CallRecord
 from klaviyo_audit.klaviyo import capture, noting, targets
 from klaviyo_audit.klaviyo.catalog import by_template
 from klaviyo_audit.klaviyo.kept import kept_for
 from klaviyo_audit.privacy import detection, secrets
-from klaviyo_audit.recorder import CallRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable

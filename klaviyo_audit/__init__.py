@@ -7,15 +7,9 @@ from typing import TYPE_CHECKING, Any
 from klaviyo_audit._version import __version__
 
 if TYPE_CHECKING:
-    from klaviyo_audit.auditor import (
-        Auditor,
-        audit,
-        audited,
-        configure,
-        instrument,
-        uninstrument,
-    )
+    from klaviyo_audit.auditor import Auditor
     from klaviyo_audit.context import acting_as, suppress_audit
+    from klaviyo_audit.default import audit, audited, configure, instrument, uninstrument
     from klaviyo_audit.entry import AuditEntry, Phase, Result, Risk
     from klaviyo_audit.errors import (
         AccessDenied,
@@ -74,13 +68,13 @@ _LAZY = {
     "WebhookDelivery": "klaviyo_audit.klaviyo.webhook",
     "WebhookVerificationError": "klaviyo_audit.errors",
     "acting_as": "klaviyo_audit.context",
-    "audit": "klaviyo_audit.auditor",
-    "audited": "klaviyo_audit.auditor",
-    "configure": "klaviyo_audit.auditor",
-    "instrument": "klaviyo_audit.auditor",
+    "audit": "klaviyo_audit.default",
+    "audited": "klaviyo_audit.default",
+    "configure": "klaviyo_audit.default",
+    "instrument": "klaviyo_audit.default",
     "service_accounts": "klaviyo_audit.security.service_accounts",
     "suppress_audit": "klaviyo_audit.context",
-    "uninstrument": "klaviyo_audit.auditor",
+    "uninstrument": "klaviyo_audit.default",
     "verify_signature": "klaviyo_audit.klaviyo.webhook",
     "verify_webhook": "klaviyo_audit.klaviyo.webhook",
 }

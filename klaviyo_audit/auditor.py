@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import atexit
 import copy
-import getpass
-import os
-import sys
 import threading
 from functools import partial
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
-from klaviyo_audit._version import __version__
-from klaviyo_audit.decorator import audited_function
+from klaviyo_audit.decorator import decorate
 from klaviyo_audit.errors import AuditUnavailable, ConfigurationError
 from klaviyo_audit.journal.behind import WriteBehind
 from klaviyo_audit.journal.recovery import dead_writers, recover
 from klaviyo_audit.journal.space import Level, Space
 from klaviyo_audit.journal.writer import JournalWriter
-from klaviyo_audit.klaviyo import instrument as instrumentation
 from klaviyo_audit.klaviyo import proxy
 from klaviyo_audit.objects import AuditedObject, audit_object
+from klaviyo_audit.opening import opening_facts, origin_facts, program_name, system_user
 from klaviyo_audit.otel.telemetry import Telemetry, is_disabled
 from klaviyo_audit.recorder import Recorder
 from klaviyo_audit.sinks.attempts import is_delivering
@@ -96,8 +92,8 @@ class Auditor:
         self.settings: Settings = load(**settings)
         self._sinks = _sinks(given, self.settings)
         fallback = self.settings.user_id is None
-        service = self.settings.service or _program_name()
-        user = self.settings.user_id or f"{service}/{_system_user()}"
+        service = self.settings.service or program_name()
+        user = self.settings.user_id or f"{service}/{system_user()}"
         gate = make_gate(self.settings)
         self.guard = make_guard(self.settings, None if isinstance(guard, str) else guard)
         warn_of_misfits(self.guard, gate.policy, self.settings.environment)
@@ -105,8 +101,8 @@ class Auditor:
         self._writer: JournalWriter | WriteBehind | QueueWriter = JournalWriter(
             self.settings.dir.absolute(),
             user_id=named,
-            origin=_origin(self.settings, gate),
-            opening=_opening(self.settings, gate, self.guard),
+            origin=origin_facts(self.settings, gate),
+            opening=opening_facts(self.settings, gate, self.guard),
             thread_name=gate.name,
             on_loss=self._lost,
             sync=self.settings.durability == "fsync",
@@ -227,7 +223,7 @@ class Auditor:
 
     def audited(self, function: Callable[..., Any] | None = None, **options: Any) -> Any:
         """The decorator `klaviyo_audit.audited`, bound to this auditor."""
-        return _decorate(function, lambda: self.recorder, options)
+        return decorate(function, lambda: self.recorder, options)
 
     def record(
         self,
@@ -420,8 +416,8 @@ class Auditor:
             settings.dir.absolute(),
             names,
             user_id=user,
-            origin=_origin(settings, gate),
-            opening=_opening(settings, gate, self.guard),
+            origin=origin_facts(settings, gate),
+            opening=opening_facts(settings, gate, self.guard),
             thread_name=gate.name,
             capacity=settings.queue_entries,
             overflow=settings.queue_overflow,
@@ -461,184 +457,9 @@ class Auditor:
         return f"<Auditor journal={str(self._writer.directory)!r} writer={self._writer.id}>"
 
 
-def _decorate(
-    function: Callable[..., Any] | None, source: Callable[[], Recorder], options: dict[str, Any]
-) -> Any:
-    if function is None:
-        return lambda given: audited_function(given, source, **options)
-    return audited_function(function, source, **options)
-
-
-def _origin(settings: Settings, gate: Gate) -> dict[str, str | None]:
-    facts = {
-        "service": settings.service or _program_name(),
-        "environment": settings.environment,
-        "host": settings.host,
-    }
-    return {name: value and gate.setting(value) for name, value in facts.items()}
-
-
 def _sinks(given: Sequence[Sink], settings: Settings) -> Sinks | None:
     if not given and not settings.sinks:
         return None
     from klaviyo_audit.sinks.shipping import Sinks
 
     return Sinks(given, settings)
-
-
-def _program_name() -> str:
-    return os.path.basename(sys.argv[0] if sys.argv else "") or "python"  # noqa: PTH119
-
-
-def _system_user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a container's user id without a name
-        return str(os.getuid())
-
-
-def _opening(settings: Settings, gate: Gate, guard: Guard | None) -> dict[str, Any]:
-    from klaviyo_audit.launch import run_id
-
-    facts: dict[str, Any] = {
-        "versions": _versions(),
-        "settings": settings.digest(),
-        "privacy": gate.describe(),
-    }
-    if guard is not None:
-        facts["guard"] = guard.describe()
-    run = run_id()
-    return facts if run is None else facts | {"run": run[:32]}
-
-
-def _versions() -> dict[str, str]:
-    from importlib import metadata  # it imports the e-mail package, so not before it is needed
-
-    names = ("klaviyo-api", "wrapt", "orjson")
-    found = {"klaviyo-audit": __version__, "python": sys.version.partition(" ")[0]}
-    for name in names:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "unknown"
-    return found
-
-
-_default: Auditor | None = None
-_default_lock = threading.Lock()
-
-
-def default_auditor() -> Auditor:
-    """The process's default auditor, made from the settings at first use."""
-    global _default  # noqa: PLW0603  (the one piece of module state, see docs/decisions)
-    auditor = _default
-    if auditor is None:
-        with _default_lock:
-            if _default is None:
-                _default = Auditor.from_env()
-            auditor = _default
-    return auditor
-
-
-def default_if_made() -> Auditor | None:
-    """The process's default auditor; None as long as nothing has needed it."""
-    return _default
-
-
-def configure(**settings: Any) -> Auditor:
-    """Replace the process's default auditor.
-
-    Args:
-        **settings: As for `Auditor`.
-
-    Returns:
-        The new default. The one before is closed; what it audits goes on being recorded.
-    """
-    global _default
-    auditor = Auditor(**settings)
-    with _default_lock:
-        before, _default = _default, auditor
-    if before is not None:
-        before.close()
-    return auditor
-
-
-def reset_default() -> None:
-    """Close the process's default auditor; the next use makes a new one."""
-    global _default
-    with _default_lock:
-        before, _default = _default, None
-    if before is not None:
-        before.close()
-
-
-def _default_recorder() -> Recorder:
-    return default_auditor().recorder
-
-
-def audit(client: T, *, auditor: Auditor | None = None) -> T:
-    """Audit every call of a client from now on.
-
-    Args:
-        client: A ``KlaviyoAPI``; or one API group (``client.Profiles``, ``ProfilesApi(...)``), an
-            ``ApiClient``, or any other object: then every public method is a call named
-            ``<class>.<method>``.
-        auditor: Which auditor; the process's default if not given.
-
-    Returns:
-        A transparent proxy: what it does, returns and raises is the client's own. The client
-        itself is not changed, and calls through it directly are not audited.
-
-    Raises:
-        ConfigurationError: The value has nothing that could be audited.
-    """
-    return (auditor or default_auditor()).audit(client)
-
-
-@overload
-def audited(function: Callable[P, R], /) -> Callable[P, R]: ...
-@overload
-def audited(
-    *,
-    action: str | None = None,
-    resource: str | None = None,
-    capture: Sequence[str] = (),
-    metadata: Mapping[str, Any] | Callable[..., Mapping[str, Any]] | None = None,
-) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
-def audited(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
-    """Audit a function of the program's own; SDK calls made in it become its children.
-
-    For plain and ``async`` functions, generators and async generators, methods, and class and
-    static methods in either order of decorators.
-
-    Args:
-        function: The function, when used without parentheses.
-        **options: ``action`` (its name in the trail), ``resource`` (a template such as
-            ``"profile:{profile_id}"``, filled from the arguments), ``capture`` (names of arguments
-            whose values are kept, cleaned), ``metadata`` (facts, or a function of the call's
-            arguments that gives them).
-
-    Raises:
-        ConfigurationError: ``resource`` or ``capture`` name an argument that is none.
-    """
-    return _decorate(function, _default_recorder, options)
-
-
-def instrument(auditor: Auditor | None = None) -> None:
-    """Audit every ``klaviyo-api`` client of the process, code of others included.
-
-    Clients made before count too. Calls through a proxy of `audit` are not recorded twice.
-
-    Args:
-        auditor: Which auditor; the process's default if not given, also if that is replaced.
-    """
-    if auditor is None:
-        default_auditor()  # a bad setting is told here, not in somebody's call
-        instrumentation.turn_on(_default_recorder)
-    else:
-        instrumentation.turn_on(lambda: auditor.recorder)
-
-
-def uninstrument() -> None:
-    """Undo `instrument`, exactly."""
-    instrumentation.turn_off()

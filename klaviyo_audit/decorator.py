@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 import wrapt
 
+from klaviyo_audit.calls import CallRecord, Target
 from klaviyo_audit.context import CURRENT, SUPPRESSED, drive_async_generator, drive_generator
 from klaviyo_audit.entry import Result
 from klaviyo_audit.errors import AccessDenied, ConfigurationError
 from klaviyo_audit.privacy.gate import Gate
-from klaviyo_audit.recorder import CallRecord, Target, describe_error
+from klaviyo_audit.recorder import describe_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -278,3 +279,12 @@ def _wrapper_for(function: Callable[..., Any], plan: _Plan) -> Callable[..., Any
                 return wrapped(*args, **kwargs)
 
     return wrapper
+
+
+def decorate(
+    function: Callable[..., Any] | None, source: Callable[[], Recorder], options: dict[str, Any]
+) -> Any:
+    """Audit a function; without one, give what audits it: for use with and without parentheses."""
+    if function is None:
+        return lambda given: audited_function(given, source, **options)
+    return audited_function(function, source, **options)

@@ -21,7 +21,7 @@ from klaviyo_audit import (
     audited,
     configure,
 )
-from klaviyo_audit.auditor import default_auditor, reset_default
+from klaviyo_audit.default import default_auditor, reset_default
 from klaviyo_audit.privacy.notice import NO_KEY
 from klaviyo_audit.testing import InMemorySink
 from tests import planted

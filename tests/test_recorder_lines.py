@@ -9,11 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from klaviyo_audit import Result, acting_as, clock
+from klaviyo_audit.calls import CallRecord, Target
 from klaviyo_audit.journal.format import checksum_holds, encode
 from klaviyo_audit.journal.writer import JournalWriter
 from klaviyo_audit.klaviyo import tap
 from klaviyo_audit.privacy import Gate
-from klaviyo_audit.recorder import CallRecord, Recorder, Target
+from klaviyo_audit.recorder import Recorder
 
 TEXT = st.text(st.characters(exclude_categories=[]), max_size=40)  # lone surrogates too
 NASTY = st.sampled_from(

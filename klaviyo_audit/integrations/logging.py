@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from klaviyo_audit.auditor import default_if_made
 from klaviyo_audit.context import ACTOR, CURRENT
+from klaviyo_audit.default import default_if_made
 from klaviyo_audit.privacy import clean_identity
 
 if TYPE_CHECKING:

@@ -187,7 +187,7 @@ class WebhookReceiver:
     def _auditor(self) -> Auditor:
         if self._given_auditor is not None:
             return self._given_auditor
-        from klaviyo_audit.auditor import default_auditor
+        from klaviyo_audit.default import default_auditor
 
         return default_auditor()
 

@@ -6,10 +6,7 @@ import contextlib
 import errno
 import itertools
 import os
-import secrets
-import sys
 import threading
-import time
 import weakref
 from hashlib import sha256
 from os import getpid, write
@@ -25,6 +22,7 @@ from klaviyo_audit.journal.commit import GroupCommit, NotDurable, sync_folder
 from klaviyo_audit.journal.format import encode, json_text, line_of, line_parts
 from klaviyo_audit.journal.locks import LifeLock
 from klaviyo_audit.journal.losses import Losses
+from klaviyo_audit.journal.pen import Identity, Pen, wait_until_unused, without_frames
 from klaviyo_audit.journal.space import Level, Space
 from klaviyo_audit.journal.walltime import WallClock
 
@@ -36,53 +34,11 @@ _LOOK_SECONDS: Final = 0.25
 """How often a writer checks that its file is still the journal."""
 _REOPEN_SECONDS: Final = 0.5
 """How long a writer that could not open the journal waits before it tries again."""
-_GOODBYE_SECONDS: Final = 1.0
-"""How long `JournalWriter.close` waits for threads that are just writing a line."""
 _STOP: Final = Level.STOP  # a look-up in an enumeration is 100 ns in Python 3.11
 
 
 _Entry = tuple[str, str, str, "str | None"]
 """An entry's id, facts, rest and origin: see `JournalWriter.append_line`."""
-
-
-class _Identity:
-    """One writer: its id, its counter, and the lock that shows it is alive."""
-
-    __slots__ = ("id", "life", "next", "pid", "threads")
-
-    def __init__(self) -> None:
-        self.id = secrets.token_hex(8)
-        self.pid = getpid()
-        self.next: Callable[[], int] = itertools.count().__next__
-        self.life: LifeLock | None = None
-        self.threads = threading.local()
-
-
-class _Pen:
-    """An identity with the file it writes to. Threads take it whole, in one load."""
-
-    __slots__ = ("fd", "file", "identity", "next", "pid", "threads", "writer")
-
-    def __init__(self, identity: _Identity, file: folder.AppendFile) -> None:
-        self.identity = identity
-        self.file = file
-        self.fd = file.fd
-        self.writer = identity.id
-        self.pid = identity.pid
-        self.next = identity.next
-        self.threads = identity.threads
-
-    def is_unlinked(self) -> bool:
-        try:
-            return os.fstat(self.fd).st_nlink == 0
-        except OSError:
-            return False
-
-    def size(self) -> int | None:
-        try:
-            return os.fstat(self.fd).st_size
-        except OSError:
-            return None
 
 
 class JournalWriter:
@@ -129,8 +85,8 @@ class JournalWriter:
 
     def _start(self) -> None:
         """Become a process's writer that has written nothing."""
-        self._identity = _Identity()
-        self._pen: _Pen | None = None
+        self._identity = Identity()
+        self._pen: Pen | None = None
         self._lock = threading.RLock()
         self._commit = GroupCommit() if self._syncs else None
         self._level = Level.ENOUGH
@@ -227,7 +183,7 @@ class JournalWriter:
         try:
             written = write(pen.fd, line)
         except OSError as error:
-            return self._lose(action, number, _without_frames(error))
+            return self._lose(action, number, without_frames(error))
         if written == len(line):
             return None
         failure = self._write_again(pen, line, written)
@@ -272,7 +228,7 @@ class JournalWriter:
                 return self._lose(action, number, error)
         return None
 
-    def _line(self, pen: _Pen, entry: _Entry, number: int) -> bytes:
+    def _line(self, pen: Pen, entry: _Entry, number: int) -> bytes:
         entry_id, facts, rest, origin = entry
         if origin is None:
             origin = self._origin_of(pen.identity)
@@ -296,20 +252,20 @@ class JournalWriter:
             pen = self._look(pen)
         return self._level is not Level.STOP and not pen.is_unlinked()
 
-    def _write(self, pen: _Pen, line: bytes) -> OSError | None:
+    def _write(self, pen: Pen, line: bytes) -> OSError | None:
         try:
             written = write(pen.fd, line)
         except OSError as error:
-            return _without_frames(error)
+            return without_frames(error)
         return None if written == len(line) else self._write_again(pen, line, written)
 
-    def _write_again(self, pen: _Pen, line: bytes, written: int) -> OSError | None:
+    def _write_again(self, pen: Pen, line: bytes, written: int) -> OSError | None:
         """After a short write. What got in is a torn piece; a second try may be whole."""
         self._note_torn(pen, written)
         try:
             written = write(pen.fd, line)
         except OSError as error:
-            return _without_frames(error)
+            return without_frames(error)
         if written == len(line):
             return None
         self._note_torn(pen, written)
@@ -328,7 +284,7 @@ class JournalWriter:
                 self._closing = False
         # With a thread still in the middle of a line there can be no last one. The lock stays as
         # long as the process does, and whoever finds it unlocked then looks after what is open.
-        if pen is None or not _wait_until_unused(pen):
+        if pen is None or not wait_until_unused(pen):
             return
         with self._lock:
             self._closing = True
@@ -340,7 +296,7 @@ class JournalWriter:
         if pen.identity.life is not None:
             pen.identity.life.release(remove=refusal is None)
 
-    def _end(self) -> _Pen | None:
+    def _end(self) -> Pen | None:
         """Tell what was lost, and let other threads open a new writer from here on.
 
         Returns:
@@ -356,12 +312,12 @@ class JournalWriter:
             self._write_gap(pen)
         self._pen = None
         self._previous = pen.identity.id
-        self._identity = _Identity()
+        self._identity = Identity()
         return pen
 
     # What follows happens seldom, and under the lock.
 
-    def _ready(self) -> _Pen | None:
+    def _ready(self) -> Pen | None:
         """The open pen, opened if need be; None when that is not possible now."""
         with self._lock:
             if self._identity.pid != getpid():
@@ -382,7 +338,7 @@ class JournalWriter:
         try:
             pen = self._open_file()
         except OSError as error:
-            return _without_frames(error)
+            return without_frames(error)
         metadata = dict(self._opening)
         if self._previous is not None:
             metadata["previous"] = self._previous
@@ -401,7 +357,7 @@ class JournalWriter:
         self._pen = pen
         return None
 
-    def _open_file(self) -> _Pen:
+    def _open_file(self) -> Pen:
         folder.make(self.directory)
         identity = self._identity
         if identity.life is None:
@@ -420,9 +376,9 @@ class JournalWriter:
         self._level = self._space.look()
         if self._level is Level.ENOUGH:
             self._space.hold_reserve()
-        return _Pen(identity, file)
+        return Pen(identity, file)
 
-    def _look(self, pen: _Pen) -> _Pen:
+    def _look(self, pen: Pen) -> Pen:
         """Check that the open file still is the journal; else open that one, and say so."""
         with self._lock:
             if self._pen is not pen:
@@ -443,7 +399,7 @@ class JournalWriter:
                 other = self._open_file()
             except OSError as error:
                 # The old file still takes lines, which is better than losing them.
-                self._open_error = _without_frames(error)
+                self._open_error = without_frames(error)
                 return pen
             what = "deleted" if pen.is_unlinked() else "renamed or replaced"
             reason = {"reason": f"the journal was {what}"}
@@ -451,12 +407,12 @@ class JournalWriter:
             self._pen = other
             return other
 
-    def _look_at_clock(self, pen: _Pen) -> None:
+    def _look_at_clock(self, pen: Pen) -> None:
         step = self._clock.step()
         if step is not None:
             self._tell(pen, "journal.clock", step)
 
-    def _look_at_space(self, pen: _Pen) -> None:
+    def _look_at_space(self, pen: Pen) -> None:
         level, before = self._space.look(), self._level
         if level is Level.ENOUGH:
             self._space.hold_reserve()
@@ -468,7 +424,7 @@ class JournalWriter:
         if self._on_low_space is not None:
             self._on_low_space(level, self._space.free)
 
-    def _tell(self, pen: _Pen, action: str, metadata: dict[str, Any]) -> None:
+    def _tell(self, pen: Pen, action: str, metadata: dict[str, Any]) -> None:
         number = pen.identity.next()
         error = self._say(pen, action, metadata, number)
         if error is not None:
@@ -476,7 +432,7 @@ class JournalWriter:
 
     def _say(
         self,
-        pen: _Pen,
+        pen: Pen,
         action: str,
         metadata: dict[str, Any],
         number: int,
@@ -506,7 +462,7 @@ class JournalWriter:
             error = self._commit.commit(pen)
         return error
 
-    def _write_gap(self, pen: _Pen) -> None:
+    def _write_gap(self, pen: Pen) -> None:
         with self._lock:
             # A file that was deleted would take it without complaint.
             losses = None if pen.is_unlinked() else self._take_losses()
@@ -536,7 +492,7 @@ class JournalWriter:
         with self._lock:
             self._loss().add_number(number, error)
 
-    def _note_torn(self, pen: _Pen, written: int) -> None:
+    def _note_torn(self, pen: Pen, written: int) -> None:
         # Where the position cannot be asked for, the piece is left for readers to find.
         with self._lock, contextlib.suppress(OSError):
             # With O_APPEND the position stands behind what this descriptor wrote last.
@@ -548,7 +504,7 @@ class JournalWriter:
             self._losses = Losses(self._identity.id)
         return self._losses
 
-    def _origin_of(self, identity: _Identity) -> str:
+    def _origin_of(self, identity: Identity) -> str:
         """The member ``origin`` with a comma before it, encoded once a thread."""
         try:
             known: str = identity.threads.origin
@@ -557,7 +513,7 @@ class JournalWriter:
             identity.threads.origin = known
         return known
 
-    def _origin_facts(self, identity: _Identity) -> dict[str, Any]:
+    def _origin_facts(self, identity: Identity) -> dict[str, Any]:
         thread = self._thread_name(threading.current_thread().name[:100])
         return {**self._origin, "pid": identity.pid, "thread": thread}
 
@@ -571,36 +527,6 @@ class JournalWriter:
 
 def _no_space(free: int) -> OSError:
     return OSError(errno.ENOSPC, f"low space: {free} bytes free, less than low_space_stop")
-
-
-def _without_frames(error: OSError) -> OSError:
-    # Its traceback would keep the frames that have a pen in hand, in a cycle with themselves:
-    # `close` would take them for threads that write.
-    return error.with_traceback(None)
-
-
-def _references(pen: object) -> int:
-    return sys.getrefcount(pen)
-
-
-def _references_when_alone() -> int:
-    alone = object()
-    return _references(alone)
-
-
-_ALONE: Final = _references_when_alone()
-"""What `_references` gives for an object that only a variable of its caller holds."""
-
-
-def _wait_until_unused(pen: _Pen) -> bool:
-    """Wait until no other thread has the pen in hand; its references tell."""
-    deadline = monotonic() + _GOODBYE_SECONDS
-    # Beside our own parameter there is our caller's variable.
-    while _references(pen) > _ALONE + 1:
-        if monotonic() > deadline:
-            return False
-        time.sleep(0.001)
-    return True
 
 
 _writers: weakref.WeakSet[JournalWriter] = weakref.WeakSet()

@@ -16,10 +16,11 @@ from klaviyo_audit.klaviyo.readings import Unreadable, readings
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from klaviyo_audit.calls import CallRecord, Target
     from klaviyo_audit.context import ActorContext
     from klaviyo_audit.guard.policy import Guard, Verdict
     from klaviyo_audit.guard.radius import BlastRadius
-    from klaviyo_audit.recorder import CallRecord, Recorder, Target
+    from klaviyo_audit.recorder import Recorder
 
 BREAK_GLASS: Final = "klaviyo_audit.break_glass"
 """``action`` of the entry that a break-glass leaves before its call goes out."""

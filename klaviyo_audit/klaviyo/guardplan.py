@@ -14,8 +14,8 @@ from klaviyo_audit.klaviyo.readings import plain
 from klaviyo_audit.klaviyo.risks import by_rule, key, table
 
 if TYPE_CHECKING:
+    from klaviyo_audit.calls import Target
     from klaviyo_audit.guard.policy import Guard
-    from klaviyo_audit.recorder import Target
 
 _MAX_LABELS: Final = 1024
 _NO_NAMES: Final = ("",)

@@ -249,7 +249,7 @@ def _record(auditor: Auditor | None, facts: dict[str, Any], *, found: bool) -> N
     """Leave the event. Whatever goes wrong here, the call goes on."""
     with contextlib.suppress(Exception):
         if auditor is None:
-            from klaviyo_audit.auditor import default_auditor
+            from klaviyo_audit.default import default_auditor
 
             auditor = default_auditor()
         result = Result.SUCCESS if found else Result.FAILURE

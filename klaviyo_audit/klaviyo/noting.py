@@ -21,9 +21,10 @@ from klaviyo_audit.privacy.policy import Level
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from klaviyo_audit.calls import CallRecord
     from klaviyo_audit.privacy.gate import Gate
     from klaviyo_audit.privacy.identifiers import Kind
-    from klaviyo_audit.recorder import CallRecord, Recorder
+    from klaviyo_audit.recorder import Recorder
 
 _NONE: Final = Level.NONE
 _METADATA: Final = Level.METADATA

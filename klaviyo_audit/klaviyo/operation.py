@@ -5,17 +5,18 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
+from klaviyo_audit.calls import CallRecord
 from klaviyo_audit.context import CURRENT, SUPPRESSED
 from klaviyo_audit.klaviyo import targets
 from klaviyo_audit.klaviyo.outcome import settle
 from klaviyo_audit.klaviyo.tap import watch_attempt
-from klaviyo_audit.recorder import CallRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
-    from klaviyo_audit.recorder import Recorder, Target
+    from klaviyo_audit.calls import Target
+    from klaviyo_audit.recorder import Recorder
 
 
 def audited_operation(

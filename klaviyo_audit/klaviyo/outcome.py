@@ -13,8 +13,9 @@ from klaviyo_audit.klaviyo import noting
 from klaviyo_audit.recorder import describe_error
 
 if TYPE_CHECKING:
+    from klaviyo_audit.calls import CallRecord
     from klaviyo_audit.privacy.gate import Gate
-    from klaviyo_audit.recorder import CallRecord, Recorder
+    from klaviyo_audit.recorder import Recorder
 
 _MAX_ERROR_BODY = 262_144
 _MAX_ERRORS = 10

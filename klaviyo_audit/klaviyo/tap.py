@@ -14,8 +14,9 @@ from klaviyo_audit.klaviyo.outcome import http_text, requests_in_failure
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from klaviyo_audit.calls import CallRecord
     from klaviyo_audit.privacy.gate import Gate
-    from klaviyo_audit.recorder import CallRecord, Recorder
+    from klaviyo_audit.recorder import Recorder
 
 _SDK_AGENT = "klaviyo-api-python/"
 """What the SDK says it is, unless the program has set ``ApiClient.user_agent``."""

@@ -6,10 +6,10 @@ import sys
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
+from klaviyo_audit.calls import Target
 from klaviyo_audit.klaviyo import catalog
 from klaviyo_audit.klaviyo.subjects import PLACES
 from klaviyo_audit.privacy.policy import Subject
-from klaviyo_audit.recorder import Target
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -42,13 +42,13 @@ class KlaviyoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         return ("klaviyo-api >= 17",)
 
     def _instrument(self, **kwargs: Any) -> None:
-        from klaviyo_audit import auditor as auditors
+        from klaviyo_audit import default
 
         given: Auditor | None = kwargs.get("auditor")
-        used = given or auditors.default_auditor()
+        used = given or default.default_auditor()
         names = ("tracer_provider", "meter_provider", "request_hook", "response_hook")
         used.observe(**{name: kwargs.get(name) for name in names})
-        auditors.instrument(given)
+        default.instrument(given)
         self._auditor = used
         provider = kwargs.get("logger_provider")
         if provider is not None:
@@ -56,9 +56,9 @@ class KlaviyoInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             self._logs.start()
 
     def _uninstrument(self, **_kwargs: Any) -> None:
-        from klaviyo_audit import auditor as auditors
+        from klaviyo_audit import default
 
-        auditors.uninstrument()
+        default.uninstrument()
         if self._logs is not None:
             self._logs.close(timeout=2.0)
             self._logs = None

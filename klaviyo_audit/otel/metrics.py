@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from opentelemetry.metrics import MeterProvider
 
+    from klaviyo_audit.calls import CallRecord
     from klaviyo_audit.entry import Result
-    from klaviyo_audit.recorder import CallRecord
 
 DURATION_BUCKETS: Final = (
     0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10,

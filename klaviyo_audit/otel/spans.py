@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Span, Tracer, TracerProvider
 
-    from klaviyo_audit.recorder import CallRecord, Target
+    from klaviyo_audit.calls import CallRecord, Target
 
     Hook = Callable[["Span", "CallFacts"], None]
 

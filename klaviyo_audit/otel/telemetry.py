@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextvars import Token
 
+    from klaviyo_audit.calls import CallRecord
     from klaviyo_audit.entry import Result
     from klaviyo_audit.otel.metrics import Metrics
     from klaviyo_audit.otel.spans import LiveSpan, Spans
-    from klaviyo_audit.recorder import CallRecord
 
 _DISABLED: Final = "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
 _NAME: Final = "klaviyo"

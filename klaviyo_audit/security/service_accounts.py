@@ -110,7 +110,7 @@ def service_accounts(
             'service_accounts() has no account; as in service_accounts(reader="KLAVIYO_READ_KEY")'
         )
     if auditor is None:
-        from klaviyo_audit.auditor import default_auditor
+        from klaviyo_audit.default import default_auditor
 
         auditor = default_auditor()
     found = _read({name: _given(name, value) for name, value in accounts.items()})

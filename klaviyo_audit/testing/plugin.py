@@ -61,7 +61,7 @@ def fake_klaviyo() -> Iterator[FakeKlaviyo]:
 @pytest.fixture
 def audit_entries(tmp_path: Path) -> Iterator[Entries]:
     """Audits into a folder of the test's own, by the process's default auditor."""
-    from klaviyo_audit.auditor import configure, reset_default
+    from klaviyo_audit.default import configure, reset_default
     from klaviyo_audit.privacy import notice
 
     notice.silence()

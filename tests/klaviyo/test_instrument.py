@@ -11,7 +11,7 @@ from openapi_client.api import ProfilesApi
 from openapi_client.api_client import ApiClient
 
 from klaviyo_audit import audited, configure, instrument, suppress_audit, uninstrument
-from klaviyo_audit.auditor import reset_default
+from klaviyo_audit.default import reset_default
 
 PATCHED = ((ApiClient, "call_api"), (RetryWithExponentialBackoff, "with_retry"))
 LIST = {"data": {"type": "list", "attributes": {"name": "Newsletter"}}}

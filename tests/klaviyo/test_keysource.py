@@ -170,7 +170,7 @@ def test_an_oauth_token(fake, auditor, trail, tmp_path):
 
 
 def test_under_instrument_and_with_nobody_auditing(fake, trail, old, new, tmp_path):
-    from klaviyo_audit.auditor import configure, reset_default
+    from klaviyo_audit.default import configure, reset_default
 
     (tmp_path / "key").write_text(old)
     source = KeySource.file(tmp_path / "key")

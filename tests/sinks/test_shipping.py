@@ -114,7 +114,7 @@ def test_a_sink_in_memory_begins_now_and_sees_its_own_process(trail, write):
     with Auditor(journal=trail.folder, sinks=[sink]) as auditor:
         auditor.record("b")
         done = run(
-            "from klaviyo_audit.auditor import default_auditor; default_auditor().record('c')",
+            "from klaviyo_audit.default import default_auditor; default_auditor().record('c')",
             trail.folder.parent,
         )
         assert done.returncode == 0, done.stderr
@@ -199,7 +199,7 @@ def test_two_sinks_of_one_name(trail):
 
 def test_shipping_can_be_left_to_another_process(trail, tmp_path):
     done = run(
-        "from klaviyo_audit.auditor import default_auditor; default_auditor().record('c')",
+        "from klaviyo_audit.default import default_auditor; default_auditor().record('c')",
         tmp_path,
         KLAVIYO_AUDIT_SINKS="stdout",
         KLAVIYO_AUDIT_SHIP="off",
@@ -213,7 +213,7 @@ def test_shipping_can_be_left_to_another_process(trail, tmp_path):
 def test_a_program_that_just_ends_has_delivered(tmp_path):
     done = run(
         """
-        from klaviyo_audit.auditor import default_auditor
+        from klaviyo_audit.default import default_auditor
         for n in range(10):
             default_auditor().record(f"e{n}")
         """,
