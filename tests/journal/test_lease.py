@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import itertools
 import os
 import signal
 import threading
@@ -339,3 +340,66 @@ def test_a_folder_made_anew_is_a_new_journal(folder):
     with pytest.raises(LeaseLost):
         lease.check()
     assert lease.acquire()
+
+
+def test_a_lease_that_changed_hands_since_it_was_looked_at_is_not_taken(folder, monkeypatch):
+    """Stopped anywhere while it takes a free lease, and meanwhile another had it and gave it back.
+
+    Its lock would be gone with what the other has cleared away, and anybody could take over at once.
+    """
+    calls = SystemCalls(monkeypatch)
+    take_over(folder).release()
+    refused = 0
+    for place in itertools.count(1):
+        slow = Lease(folder)
+
+        def interrupt():
+            other = Lease(folder)
+            other.acquire()
+            other.release()
+
+        calls.begin(place, interrupt)
+        taken = slow.acquire()
+        reached = calls.end()
+        refused += not taken
+        if taken:
+            assert not Lease(folder, seconds=3600).acquire(), "it has no lock"
+            slow.check()
+            slow.release()
+        if reached < place:
+            break
+    assert taken
+    assert refused
+
+
+def test_what_a_fenced_holder_wrote_for_all_to_see_is_kept(folder, monkeypatch):
+    """It is woken at any moment of the takeover, and writes once more before it looks."""
+    calls = SystemCalls(monkeypatch)
+    kept = 0
+    for place in itertools.count(1):
+        holder = take_over(folder)
+        files = [SideFile(folder / name) for name in APPENDED]
+        holder.check()
+        seen = []
+
+        def interrupt(files=files, seen=seen, text=b"%d\n" % place):
+            for file in files:
+                file.append(text)
+                if file.path.read_bytes().endswith(text):
+                    seen.append((file.path, text))
+
+        calls.begin(place, interrupt)
+        taker = take_over(folder)
+        reached = calls.end()
+        for path, text in seen:
+            assert path.read_bytes().endswith(text), path.name
+        kept += len(seen)
+        log = [what for what, _ in calls.log if what in ("fsync", "rename")]
+        copied = "".join({"fsync": "s", "rename": "r"}[what] for what in log)
+        assert copied.count("srs") >= len(APPENDED), "durable before it is in place, and after"
+        for file in files:
+            file.close()
+        taker.release()
+        if reached < place:
+            break
+    assert kept > len(APPENDED)
