@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 SDKS = ["17.0.0", "20.0.0", "22.0.0", "24.0.0", "25.0.0"]
-TESTS = ["tests/contract", "tests/klaviyo", "tests/testing"]
+TESTS = [
+    "tests/contract",
+    "tests/klaviyo",
+    "tests/testing",
+    "tests/guard",
+    "tests/test_guard.py",
+]
 OLDEST_TELEMETRY = "1.30.0"
 """The oldest OpenTelemetry that is supported goes with the oldest SDK, and is tested there too."""
 TELEMETRY_TESTS = ["tests/otel/test_spans.py", "tests/otel/test_metrics.py"]

@@ -128,7 +128,7 @@ def test_at_start(policy, trail, caplog):
 
 
 def test_service_accounts(trail, monkeypatch, caplog):
-    monkeypatch.setenv("TRACK_KEY", "pk_" + "e" * 34)
+    monkeypatch.setenv("TRACK_KEY", "pk_" + "7a" * 17)
     with Auditor(journal=trail.folder) as auditor:
         service_accounts(auditor=auditor, tracker=("TRACK_KEY", ["events:wright"]))
     assert "did you mean events:write?" in caplog.text
