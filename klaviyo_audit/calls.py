@@ -11,7 +11,7 @@ from klaviyo_audit.journal.format import json_text
 from klaviyo_audit.privacy.policy import Level, Subject
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from types import FrameType
 
     from klaviyo_audit.entry import Result
@@ -116,6 +116,13 @@ class CallRecord:
     """The entry's ``consent``."""
     forgets: list[tuple[Kind, str]] | None = None
     """Identifiers whose keys go when the call succeeds."""
+    says: Callable[[], Iterable[tuple[Kind | None, str]]] | None = None
+    """Tells what the request says of persons."""
+    carried: dict[str, str] | None = None
+    """That, and what those of calls within this one said, once somebody has asked."""
+    hides: bool = False
+    """It is about somebody who is to be forgotten, or a call within it is: whoever its free text
+    names has no pseudonym there, since the time of the call tells who that is."""
     level: Level | None = None
     """How much of the call is kept, once that was asked."""
     guarded: dict[str, Any] | None = None

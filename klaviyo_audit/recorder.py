@@ -8,7 +8,7 @@ import sys
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from orjson import dumps
+from orjson import dumps, loads
 from uuid_utils import uuid7
 
 from klaviyo_audit import context
@@ -17,6 +17,7 @@ from klaviyo_audit.context import ACTOR
 from klaviyo_audit.entry import SCHEMA_VERSION, Phase, Result
 from klaviyo_audit.errors import AuditUnavailable
 from klaviyo_audit.journal.format import json_text
+from klaviyo_audit.privacy.carried import MAX_VALUES
 from klaviyo_audit.privacy.gate import Gate
 from klaviyo_audit.privacy.policy import Level
 
@@ -47,6 +48,8 @@ class _Rendered(NamedTuple):
     bare: str
     """The same without what the caller has added."""
     metadata: dict[str, Any]
+    has_text: bool = False
+    """There is a reason or metadata."""
 
 
 class Recorder:
@@ -193,15 +196,21 @@ class Recorder:
             facts += f',"user_id":{who.user_id}'
         else:
             facts += f',"user_id":{json_text(gate.identity(user_id))}'
+        carried = None if parent is None else parent.carried
         if resource is not None:
-            facts += f',"resource":{json_text(gate.text(resource, 300))}'
+            resource = gate.text(resource, 300)
+            if carried:
+                resource = gate.without(resource, carried)
+            facts += f',"resource":{json_text(resource)}'
         if result is not None:
             facts += f',"result":"{Result(result).value}"'
         if parent is not None:
             facts += f',"parent_id":"{parent.id}"'
         if user_id is None:
-            facts += who.actor
+            facts += self._told(who, carried)
         rest = {**who.metadata, **(gate.value(metadata) if metadata else {})}
+        if carried and rest:
+            rest = gate.without(rest, carried)
         error = self._writer.append_line(
             action, entry_id, facts, f',"metadata":{json_text(rest)}' if rest else ""
         )
@@ -244,7 +253,10 @@ class Recorder:
         facts += target.intent if result is None else target.outcome
         facts += who.user_id
         if call.resource is not None:
-            facts += f',"resource":{json_text(call.resource)}'
+            resource = call.resource
+            if call.carried and not call.is_sdk:
+                resource = self.gate.without(resource, call.carried)
+            facts += f',"resource":{json_text(resource)}'
         if result is not None:
             milliseconds = (perf_counter_ns() - call.started) // 1000 / 1000
             # Result is a string, and its attribute `value` takes longer than all of this line.
@@ -257,13 +269,14 @@ class Recorder:
         if call.key is not None:
             facts += f',"key":{call.key}'
         bare = self._may_be_bare and self.level(call) is _NONE
-        told = who.bare if bare else who.actor
+        carried = None if bare else self._carried(call, who)
+        told = who.bare if bare else self._told(who, carried)
         facts += told if call.agent is None else _with_agent(told, call.agent)
         rest = "" if _opentelemetry() is None else _trace()
         if error is not None:
             rest += f',"error":{json_text(error)}'
         if not bare:
-            rest += self._kept(call, who)
+            rest += self._kept(call, who, carried)
         elif call.guarded is not None:
             rest += f',"metadata":{json_text(self.gate.value(call.guarded))}'
         telemetry = self._telemetry
@@ -273,15 +286,46 @@ class Recorder:
             telemetry.appended("intent" if result is None else "outcome", result, began)
         return refused
 
-    def _kept(self, call: CallRecord, who: _Rendered) -> str:
+    def _carried(self, call: CallRecord, who: _Rendered) -> dict[str, str] | None:
+        """What the entry's free text must not repeat; found out only where there is any."""
+        if call.says is not None and call.carried is None:
+            has_text = who.has_text or call.metadata or call.guarded or call.consent
+            if has_text or call.parent is not None:
+                call.carried = self.gate.carried(call.says())
+                outer = call.parent
+                while outer is not None:
+                    # What is written of them at their end may be about this person, too.
+                    outer.carried = {**call.carried, **(outer.carried or {})}
+                    outer = outer.parent if len(outer.carried) < MAX_VALUES else None
+        if call.carried is None and call.parent is not None:
+            return call.parent.carried
+        return call.carried
+
+    def _told(self, who: _Rendered, carried: Mapping[str, str] | None) -> str:
+        """The member ``actor`` with a comma before it."""
+        if not carried or not who.has_text:
+            return who.actor
+        members = loads(f"{{{who.actor[1:]}}}") if who.actor else {}
+        if "reason" not in members.get("actor", ()):
+            return who.actor
+        members["actor"]["reason"] = self.gate.without(members["actor"]["reason"], carried)
+        return f',"actor":{json_text(members["actor"])}'
+
+    def _kept(self, call: CallRecord, who: _Rendered, carried: Mapping[str, str] | None) -> str:
         """The members that rules decide about, with a comma before each."""
         rest = ""
         if call.subjects:
             rest = f',"subjects":{json_text(call.subjects)}'
-        if call.consent is not None:
-            rest += f',"consent":{json_text(call.consent)}'
-        if call.request is not None:
-            rest += f',"request":{json_text(call.request)}'
+        consent, request = call.consent, call.request
+        if carried:
+            if consent is not None and "source" in consent:
+                consent = {**consent, "source": self.gate.without(consent["source"], carried)}
+            if request is not None and not call.is_sdk:
+                request = self.gate.without(request, carried)
+        if consent is not None:
+            rest += f',"consent":{json_text(consent)}'
+        if request is not None:
+            rest += f',"request":{json_text(request)}'
         if call.response is not None:
             rest += f',"response":{json_text(call.response)}'
         metadata = who.metadata
@@ -290,6 +334,8 @@ class Recorder:
         if call.guarded is not None:
             metadata = {**metadata, **self.gate.value(call.guarded)}
         if metadata:
+            if carried:
+                metadata = self.gate.without(metadata, carried)
             rest += f',"metadata":{json_text(metadata)}'
         return rest
 
@@ -324,6 +370,7 @@ class Recorder:
             f',"actor":{json_text(facts)}' if facts else "",
             bare,
             gate.value(actor.metadata) if actor.metadata else {},
+            bool(actor.metadata) or actor.reason is not None,
         )
         actor.rendered = (self, rendered)
         return rendered

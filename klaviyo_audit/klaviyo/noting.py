@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from klaviyo_audit.klaviyo import capture
@@ -14,12 +15,13 @@ from klaviyo_audit.klaviyo.subjects import (
     attributes,
     identifiers,
     in_filter,
+    said_of,
 )
 from klaviyo_audit.privacy.identifiers import normalise
 from klaviyo_audit.privacy.policy import Level
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from klaviyo_audit.calls import CallRecord
     from klaviyo_audit.privacy.gate import Gate
@@ -51,6 +53,7 @@ def note_request(recorder: Recorder, call: CallRecord, url: str, body: Any) -> N
             call.subjects = subjects_of(target.place, url, body, gate)
         if level is _NONE:
             return
+        call.says = partial(said, target.place, url, body, named=call.forgets is None)
         identity = target.identity
         if identity is not None and identity in CHANGES:
             call.consent = consent_of(identity, body, gate)
@@ -105,6 +108,24 @@ def subjects_of(place: tuple[str, ...] | None, url: str, body: Any, gate: Gate) 
     if len(names) > MAX_SUBJECTS:
         return [*names[:MAX_SUBJECTS], f"[cut: {len(names)} subjects]"]
     return names
+
+
+def said(
+    place: tuple[str, ...] | None, url: str, body: Any, *, named: bool
+) -> Iterator[tuple[Kind | None, str]]:
+    """What a request says of persons, so that no free text repeats it.
+
+    Args:
+        place: Where the body names persons.
+        url: The URL as it is sent.
+        body: The body as JSON types, or None.
+        named: Whether identifiers are to become pseudonyms; else they are masked.
+    """
+    if place is not None and body is not None:
+        for found in attributes(place, body):
+            for kind, value in said_of(found):
+                yield kind if named else None, value
+    yield from in_filter(url)
 
 
 def _to_forget(place: tuple[str, ...] | None, body: Any, gate: Gate) -> list[tuple[Kind, str]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_plus
 
 from klaviyo_audit.privacy.identifiers import Kind
+from klaviyo_audit.privacy.values import is_personal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -81,6 +82,35 @@ def attributes(place: tuple[str, ...], body: Any) -> list[dict[str, Any]]:
         else:
             return []
     return [body] if type(body) is dict else []
+
+
+_PERSONAL: Final = (
+    "first_name", "last_name", "organization", "title", "image", "anonymous_id", "author",
+)  # fmt: skip
+_PERSONAL_IN_LOCATION: Final = ("address1", "address2", "city", "region", "zip", "ip")
+
+
+def said_of(found: dict[str, Any]) -> Iterator[tuple[Kind | None, str]]:
+    """What a profile's attributes say of a person: identifiers, name, address, and properties.
+
+    Of properties only those whose name tells that they are personal.
+    """
+    yield from identifiers(found)
+    for name in _PERSONAL:
+        value = found.get(name)
+        if type(value) is str:
+            yield None, value
+    location = found.get("location")
+    if type(location) is dict:
+        for name in _PERSONAL_IN_LOCATION:
+            value = location.get(name)
+            if type(value) is str:
+                yield None, value
+    properties = found.get("properties")
+    if type(properties) is dict:
+        for name, value in islice(properties.items(), MAX_SUBJECTS):
+            if type(value) is str and type(name) is str and is_personal(name):
+                yield None, value
 
 
 def identifiers(found: dict[str, Any]) -> Iterator[tuple[Kind, str]]:

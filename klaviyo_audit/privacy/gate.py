@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import unquote
 
+from klaviyo_audit.privacy import carried as carrying
 from klaviyo_audit.privacy import text as texts
 from klaviyo_audit.privacy.identifiers import Kind
 from klaviyo_audit.privacy.plain import plain
@@ -14,6 +15,8 @@ from klaviyo_audit.privacy.secrets import CREDENTIALS
 from klaviyo_audit.privacy.values import Cleaner
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from klaviyo_audit.privacy.policy import Rule
     from klaviyo_audit.privacy.pseudonyms import Pseudonyms
     from klaviyo_audit.privacy.secrets import Credentials
@@ -73,6 +76,23 @@ class Gate:
     def value(self, value: Any) -> Any:
         """A value of any type: metadata, captured arguments. See `values.Cleaner.clean`."""
         return Cleaner(self.pseudonyms, self._credentials).clean(value)
+
+    def without(self, value: Any, carried: Mapping[str, str]) -> Any:
+        """A value that passed this gate, also without what a call's request says of persons."""
+        return carrying.without(value, carried)
+
+    def carried(self, said: Iterable[tuple[Kind | None, str]]) -> dict[str, str]:
+        """What a request says of persons, as `without` takes it; the first 2,000 values."""
+        found: dict[str, str] = {}
+        for kind, value in said:
+            text = carrying.worth(value)
+            if text is None or text in found:
+                continue
+            if len(found) >= carrying.MAX_VALUES:
+                break
+            name = None if kind is None else self.pseudonym(kind, value)
+            found[text] = texts.MASKED_PERSONAL if name is None else name
+        return found
 
     def identity(self, text: str) -> str:
         """An actor's id, without secrets.

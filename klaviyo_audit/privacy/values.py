@@ -210,6 +210,12 @@ def _told_by(name: str) -> Any:
     return _NOT_PERSONAL
 
 
+def is_personal(name: str) -> bool:
+    """Whether a member's name tells that its value is about a person."""
+    told = _told_by(name)
+    return told is not _NOT_PERSONAL and told is not _SECRET
+
+
 _remembered: Final = lru_cache(1_024)(_told_by)
 
 
