@@ -444,7 +444,9 @@ class Auditor:
             done = erasure.forget(keys, persons)
         finally:
             keys.close()
-        self.record(erasure.ACTION, result=Result.SUCCESS, metadata=done.facts())
+        self.recorder.event(
+            erasure.ACTION, result=Result.SUCCESS, metadata=done.facts(), hides=True
+        )
 
     def _low_space(self, level: Level, free: int) -> None:
         if level is not Level.ENOUGH:

@@ -17,7 +17,7 @@ from klaviyo_audit.context import ACTOR
 from klaviyo_audit.entry import SCHEMA_VERSION, Phase, Result
 from klaviyo_audit.errors import AuditUnavailable
 from klaviyo_audit.journal.format import json_text
-from klaviyo_audit.privacy.carried import MAX_VALUES
+from klaviyo_audit.privacy.carried import MAX_VALUES, unnamed
 from klaviyo_audit.privacy.gate import Gate
 from klaviyo_audit.privacy.policy import Level
 
@@ -179,8 +179,17 @@ class Recorder:
         result: Result | None = None,
         metadata: Mapping[str, Any] | None = None,
         user_id: str | None = None,
+        hides: bool = False,
     ) -> str | None:
         """Write an entry that is not about a call.
+
+        Args:
+            action: As for `Auditor.record`.
+            resource: Likewise.
+            result: Likewise.
+            metadata: Likewise.
+            user_id: Likewise.
+            hides: As for `CallRecord`.
 
         Returns:
             The entry's id, or None when the journal could not take it.
@@ -207,10 +216,13 @@ class Recorder:
         if parent is not None:
             facts += f',"parent_id":"{parent.id}"'
         if user_id is None:
-            facts += self._told(who, carried)
+            told = self._told(who, carried)
+            facts += unnamed(told) if hides else told
         rest = {**who.metadata, **(gate.value(metadata) if metadata else {})}
         if carried and rest:
             rest = gate.without(rest, carried)
+        if hides:
+            rest = unnamed(rest)
         error = self._writer.append_line(
             action, entry_id, facts, f',"metadata":{json_text(rest)}' if rest else ""
         )
@@ -271,12 +283,15 @@ class Recorder:
         bare = self._may_be_bare and self.level(call) is _NONE
         carried = None if bare else self._carried(call, who)
         told = who.bare if bare else self._told(who, carried)
+        if call.hides and not bare:
+            told = unnamed(told)
         facts += told if call.agent is None else _with_agent(told, call.agent)
         rest = "" if _opentelemetry() is None else _trace()
         if error is not None:
             rest += f',"error":{json_text(error)}'
         if not bare:
-            rest += self._kept(call, who, carried)
+            kept = self._kept(call, who, carried)
+            rest += unnamed(kept) if call.hides else kept
         elif call.guarded is not None:
             rest += f',"metadata":{json_text(self.gate.value(call.guarded))}'
         telemetry = self._telemetry

@@ -95,13 +95,15 @@ def _record(
     from klaviyo_audit import clock, context
     from klaviyo_audit.auditor import Auditor
     from klaviyo_audit.entry import Result
-    from klaviyo_audit.privacy import erasure
+    from klaviyo_audit.privacy import clean_text, erasure
 
     with Auditor(
         journal=path, sinks=(), seal="off", service="klaviyo-audit", on_failure="continue"
     ) as auditor:
         user = auditor.settings.user_id or f"klaviyo-audit/{getpass.getuser()}"
-        with context.acting_as(user, reason=reason):
+        # Masked: a pseudonym would make the person a new key, and name them by it.
+        told = None if reason is None else clean_text(reason)
+        with context.acting_as(user, reason=told):
             entry_id = auditor.record(erasure.ACTION, result=Result.SUCCESS, metadata=done.facts())
         certificate = erasure.Certificate(
             persons=persons,

@@ -49,6 +49,10 @@ def note_request(recorder: Recorder, call: CallRecord, url: str, body: Any) -> N
         if target.identity == DELETION and recorder.on_deletion is not None:
             # Whoever is to be forgotten is not named: the time of the call alone would tell.
             call.forgets = _to_forget(target.place, body, gate)
+            about: CallRecord | None = call
+            while about is not None:
+                about.hides = True
+                about = about.parent
         elif level is not _NONE and gate.pseudonyms is not None:
             call.subjects = subjects_of(target.place, url, body, gate)
         if level is _NONE:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from klaviyo_audit.journal.format import json_text
 from klaviyo_audit.privacy.plain import is_plain, plain
+from klaviyo_audit.privacy.pseudonyms import PATTERN
 from klaviyo_audit.privacy.text import MASKED_PERSONAL
 
 if TYPE_CHECKING:
@@ -60,6 +61,15 @@ def without(value: Any, carried: Mapping[str, str]) -> Any:
     text = folded(everything if is_plain(everything) else plain(everything) or everything)
     present = {one: mask for one, mask in carried.items() if one in text}
     return _Taker(present).take(value) if present else value
+
+
+def unnamed(value: Any) -> Any:
+    """A value that was cleaned already, without pseudonyms: for entries that must name nobody."""
+    if isinstance(value, str):
+        return PATTERN.sub(MASKED_PERSONAL, value)
+    if isinstance(value, dict):
+        return {unnamed(name): unnamed(member) for name, member in value.items()}
+    return [unnamed(one) for one in value] if isinstance(value, list) else value
 
 
 class _Taker:

@@ -318,6 +318,36 @@ def test_a_successful_deletion_request_forgets(own_keys, fake, status, gone):
     assert run("query", folder, "--subject", DANA, **given).exit_code == (1 if gone else 0)
 
 
+def test_no_free_text_names_who_was_forgotten(own_keys, fake):
+    folder, given = own_keys
+    with Auditor(journal=folder, forget_on_deletion=True, **given) as auditor:
+        klaviyo = auditor.audit(fake.client())
+
+        @auditor.audited(
+            action="shop.erase", capture=("whom",), metadata=lambda whom: {"for": whom}
+        )
+        def erase(whom):
+            klaviyo.Data_Privacy.request_profile_deletion(deletion(email=whom))
+
+        with acting_as("lea", reason=f"{DANA} asked", note=[DANA]):
+            erase(DANA)
+    written = [one for one in lines(folder) if "[personal] asked" in json.dumps(one)]
+    assert [one["action"].rpartition(".")[2] for one in written] == [
+        "request_profile_deletion", "request_profile_deletion", "subject_forgotten", "erase",
+    ]  # fmt: skip
+    for one in written:
+        assert "email:" not in json.dumps(one)
+        assert one["metadata"]["note"] == ["[personal]"]
+
+
+def test_the_reason_to_forget_makes_nobody_a_new_key(own_keys):
+    folder, given = own_keys
+    assert run("forget", DANA, folder, "--reason", f"{DANA} asked", **given).exit_code == 0
+    assert lines(folder)[-2]["actor"]["reason"] == "[email] asked"
+    assert run("forget", DANA, folder, **given).exit_code == 1
+    assert run("query", folder, "--subject", DANA, **given).exit_code == 1
+
+
 def test_without_keys_of_their_own_nobody_can_be_forgotten_alone(day):
     done = run("forget", DANA, day, pseudonym_key=KEY)
     assert done.exit_code == 2
