@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from klaviyo_audit import Auditor
+from klaviyo_audit.privacy import notice
 from klaviyo_audit.testing import FakeKlaviyo
 from tests import broker, planted
 
@@ -20,6 +21,7 @@ MAY_HOLD_SECRETS = "may_hold_planted_secrets"
 
 
 def pytest_configure(config):
+    notice.silence()  # tests that have no key for pseudonyms look at other warnings
     config.addinivalue_line(
         "markers",
         f"{MAY_HOLD_SECRETS}: the test writes planted secrets to its folder itself, as input",
