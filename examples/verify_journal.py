@@ -390,6 +390,8 @@ class Journal:
         for path in sorted(self.folder.iterdir(), reverse=True):
             if match := ROTATED.fullmatch(path.name):
                 files[int(match[1])] = path
+                if not path.name.startswith(f"audit-{int(match[1]):012d}."):
+                    self.say(path.name, "was put there")
         for path in self.folder.glob("sealer/*/audit-*.jsonl"):
             files.setdefault(int(path.name[6:-6]), path)
         kept = {file for index, file, _ in self.segments if index >= start}

@@ -154,7 +154,14 @@ def file_name(file: int) -> str:
 def file_number(name: str) -> int | None:
     """The number in a rotated file's name; None if it is not one."""
     match = _ROTATED.fullmatch(name)
-    return int(match[1]) if match else None
+    # A number has one name, or two files could pass for the same one.
+    return int(match[1]) if match and name.startswith(file_name(int(match[1]))) else None
+
+
+def misnamed(directory: Path) -> list[str]:
+    """Names like those of rotated files that no sealer gives: with zeros before the number."""
+    names = (path.name for path in directory.iterdir())
+    return sorted(one for one in names if _ROTATED.fullmatch(one) and file_number(one) is None)
 
 
 def rotated_files(directory: Path) -> dict[int, Path]:
@@ -162,8 +169,8 @@ def rotated_files(directory: Path) -> dict[int, Path]:
     found = {}
     for path in sorted(directory.iterdir(), reverse=True):
         # ".jsonl" is sorted before ".jsonl.zst", and so comes last.
-        if match := _ROTATED.fullmatch(path.name):
-            found[int(match[1])] = path
+        if (number := file_number(path.name)) is not None:
+            found[number] = path
     return found
 
 

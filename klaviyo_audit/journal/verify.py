@@ -28,6 +28,7 @@ from klaviyo_audit.journal.segments import (
     file_name,
     file_number,
     locate,
+    misnamed,
     read_removed,
     read_segments,
     reading,
@@ -148,6 +149,10 @@ class _Reading:
         if not self._opened and not seals.are_there:
             raise FileNotFoundError(
                 f"there is no journal in {self._directory}: it has no {folder.JOURNAL_NAME}"
+            )
+        for name in misnamed(self._directory):
+            self._tell(
+                Kind.STRAY_FILE, "no sealer gives a file such a name: it was put there", name
             )
         lines = self._check.findings()
         lines += self._check.located(self._reopen)

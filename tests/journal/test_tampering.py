@@ -17,6 +17,7 @@ import orjson
 import pytest
 
 from klaviyo_audit.journal.format import encode
+from klaviyo_audit.journal.merkle import CompactRange, leaf_hash
 from klaviyo_audit.journal.note import Verifier
 from klaviyo_audit.journal.segments import decompressed, read_removed, zstd_module
 from tests.journal import sealing
@@ -445,6 +446,37 @@ def test_what_was_verified_before_is_only_hashed(journals, tmp_path, number):
         if "checksum" in found:
             assert (found["checksum"].file, found["checksum"].line) == (path.name, index + 1)
         shutil.rmtree(copy)
+
+
+def test_a_number_has_one_name(journals, tmp_path):
+    for folder, sealed, _ in journals:
+        if sealed:
+            copy = tmp_path / "copy"
+            shutil.copytree(folder, copy)
+            first = min(copy.glob("audit-*"))
+            shutil.copy(first, copy / first.name.replace("audit-", "audit-0"))
+            found = [one for one in verify(copy).findings if one.severity == "error"]
+            assert [(one.kind, one.file) for one in found] == [
+                ("stray-file", first.name.replace("audit-", "audit-0"))
+            ]
+            shutil.rmtree(copy)
+
+
+def test_a_removal_that_was_forged_is_only_noted(journals, tmp_path):
+    """The page says so: `removed` is not signed, and the tree at its end can be computed."""
+    assert "writes into `removed` that retention did it" in " ".join(PAGE.split())
+    folder = journals[4][0]
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    first = min(copy.glob("audit-*.jsonl"))
+    lines = first.read_bytes().splitlines()
+    tree = CompactRange().extended(map(leaf_hash, lines))
+    record = {"from": 0, "lines": tree.size, "root": tree.root().hex(), **tree.to_dict()}
+    (copy / "removed").write_bytes(orjson.dumps(record) + b"\n")
+    first.unlink()
+    report = verify(copy)
+    assert (report.intact, report.removed) == (True, len(lines))
+    assert "removed" in {one.kind for one in report.findings}
 
 
 def test_bits_of_compressed_files(journals, tmp_path):
