@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from klaviyo_audit.journal.reader import Run
 
 _CHUNK_BYTES: Final = 1 << 20
+_LOOK_BYTES: Final = 1 << 16
 
 
 class Cursor:
@@ -61,6 +62,7 @@ class Cursor:
         self._lines: Iterator[tuple[tuple[Line, ...], int]] = iter(())
         self._grows = self.is_plain
         self._at_end = False
+        self._searched = 0
         self._before: tuple[tuple[Line, ...], int, tuple[int, int, int, int, str]]
 
     @property
@@ -144,6 +146,9 @@ class Cursor:
             if found is not None:
                 return self._taken(*found)
             if self._items is None:
+                if self._grows and not self._has_line_end():
+                    self._at_end = True
+                    return ()
                 self._items = scan(
                     self._file,
                     offset=self._offset,
@@ -159,6 +164,23 @@ class Cursor:
                     self._items = None
                 return ()
             self._lines = physical_lines(item)
+
+    def _has_line_end(self) -> bool:
+        """Whether a line ends after the place; what was searched once is not read again.
+
+        Otherwise megabytes without a line end, which somebody has put there, would be read as
+        often as is looked for new lines.
+        """
+        if os.fstat(self._descriptor).st_size < self._searched:
+            self._searched = 0  # it was cut
+        self._searched = max(self._searched, self._offset)
+        while data := os.pread(self._descriptor, _LOOK_BYTES, self._searched):
+            found = data.find(b"\n")
+            if found >= 0:
+                self._searched += found
+                return True
+            self._searched += len(data)
+        return False
 
     def put_back(self) -> None:
         """Undo the last `take` that gave something."""

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -127,6 +128,46 @@ def test_a_line_in_the_making_is_waited_for(trail, shipper, recorded):
     append(trail.folder, line(50)[40:])
     assert worker.run_once(5)
     assert ids(recorded) == ["id-0", "id-50"]
+
+
+def _bytes_read():
+    """What this process has read so far, from whatever."""
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="nobody counts here")
+@pytest.mark.parametrize("piecewise", [False, True])
+def test_megabytes_without_a_line_end_are_not_read_again_and_again(
+    trail, shipper, recorded, piecewise
+):
+    size, pieces = 4_000_000, 50
+    write_lines(trail.folder, 3)
+    worker = shipper(recorded)
+    assert worker.run_once(20)
+    before = _bytes_read()
+    for number in range(pieces):
+        if piecewise or number == 0:
+            append(trail.folder, b"x" * (size // pieces if piecewise else size))
+        assert worker.run_once(20)
+    assert _bytes_read() - before < 4 * size
+    append(trail.folder, b"\n")
+    write_lines(trail.folder, 2, start=3)
+    assert worker.run_once(20)
+    assert worker.condition.damaged == 1
+    assert [e.id for e in recorded.entries if e.action == "test"] == [f"id-{n}" for n in range(5)]
+
+
+def test_a_line_in_the_making_that_was_cut_and_written_anew(trail, shipper, recorded):
+    write_lines(trail.folder, 1)
+    worker = shipper(recorded)
+    assert worker.run_once(20)
+    good = trail.path.stat().st_size
+    append(trail.folder, b"x" * 5_000)
+    assert worker.run_once(20)
+    os.truncate(trail.path, good)
+    write_lines(trail.folder, 1, start=1)
+    assert worker.run_once(20)
+    assert recorded.actions == ["test", "test"]
 
 
 @pytest.mark.parametrize("live", [True, False], ids=["while shipping", "between two runs"])
