@@ -21,6 +21,7 @@ from klaviyo_audit.otel.telemetry import Telemetry, is_disabled
 from klaviyo_audit.recorder import Recorder
 from klaviyo_audit.sinks.attempts import is_delivering
 from klaviyo_audit.sinks.queue import QueueBooks, QueueWriter
+from klaviyo_audit.threads import can_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -350,6 +351,9 @@ class Auditor:
         """Tie the loose ends of writers that died, if there are any."""
         own = [self._writer.id]
         if not dead_writers(self._writer.directory, own):
+            return None
+        if not can_run():
+            self._recover(own)
             return None
         thread = threading.Thread(
             target=self._recover, args=(own,), name="klaviyo-audit-recovery", daemon=True

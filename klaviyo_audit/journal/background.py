@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from klaviyo_audit.journal.sealer import Sealer
+from klaviyo_audit.threads import can_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,6 +60,8 @@ class SealerThread:
         """
         if self.is_running:
             return True
+        if not can_run(self.start):
+            return False
         stop = threading.Event()
         thread = threading.Thread(
             target=self._run, args=(stop,), name="klaviyo-audit-sealer", daemon=True

@@ -9,6 +9,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from klaviyo_audit.journal.format import line_parts
+from klaviyo_audit.threads import can_run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -139,6 +140,9 @@ class WriteBehind:
     def _start_thread(self) -> None:
         with self._lock:
             if self._thread is not None and self._thread.is_alive():
+                return
+            if not can_run():
+                self._drain()
                 return
             thread = threading.Thread(target=self._run, name="klaviyo-audit-writer", daemon=True)
             try:

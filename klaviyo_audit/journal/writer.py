@@ -13,10 +13,9 @@ from os import getpid, write
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
-from uuid_utils import uuid7
-
 from klaviyo_audit import clock
 from klaviyo_audit.entry import SCHEMA_VERSION, Phase
+from klaviyo_audit.ids import late_uuid7
 from klaviyo_audit.journal import folder
 from klaviyo_audit.journal.commit import GroupCommit, NotDurable, sync_folder
 from klaviyo_audit.journal.format import encode, json_text, line_of, line_parts
@@ -444,7 +443,7 @@ class JournalWriter:
         """
         members = {
             "v": SCHEMA_VERSION,
-            "id": str(uuid7()),
+            "id": late_uuid7(),
             "writer": pen.writer,
             "n": number,
             "timestamp": clock.now(),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from klaviyo_audit.context import suppress_audit
 from klaviyo_audit.errors import KlaviyoAuditError
+from klaviyo_audit.threads import can_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -136,6 +137,8 @@ class Attempts:
 
     def _start(self, attempt: _Attempt) -> bool:
         """Hand the attempt to the worker; False where no thread can be started any more."""
+        if not can_run():
+            return False
         self._next = attempt
         if self._worker is None or not self._worker.is_alive():
             worker = threading.Thread(target=self._run, name=self._name, daemon=True)

@@ -12,10 +12,10 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import orjson
-from uuid_utils import uuid7
 
 from klaviyo_audit import clock
 from klaviyo_audit.entry import SCHEMA_VERSION, Phase
+from klaviyo_audit.ids import late_uuid7
 from klaviyo_audit.journal.folder import JOURNAL_NAME
 from klaviyo_audit.journal.format import encode, json_text, line_of, line_parts
 from klaviyo_audit.journal.line import decoded
@@ -285,7 +285,7 @@ class QueueWriter:
         number = self._next()
         members = {
             "v": SCHEMA_VERSION,
-            "id": str(uuid7()),
+            "id": late_uuid7(),
             "writer": self.id,
             "n": number,
             "timestamp": clock.now(),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from klaviyo_audit.sinks.attempts import reason_of
 from klaviyo_audit.sinks.condition import Condition
 from klaviyo_audit.sinks.lag import is_delivered_up_to
+from klaviyo_audit.threads import can_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,6 +73,8 @@ class ShipperThread:
             self.restart_in_child()
         if self.is_running:
             return True
+        if not can_run(self.start):
+            return False
         name = f"klaviyo-audit-ship-{self.name}"
         thread = threading.Thread(target=self._run, name=name, daemon=True)
         try:
