@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.append import last_line
-from benchmarks.harness import Effort, Reading, interleave, ratio, ratio_noise
+from benchmarks.harness import Effort, Reading, interleave, ratio
 from benchmarks.server import running
 from benchmarks.subject import without_http
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 ROW = "shipping"
 _SPAWN = multiprocessing.get_context("spawn")
-_CALLS = 200
+_CALLS = 100
 
 
 class NullSink:
@@ -43,6 +43,10 @@ class NullSink:
 
 class HungSink(NullSink):
     """Never comes back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.name = "hung"
 
     def deliver(self, entries: Sequence[AuditEntry]) -> None:
         del entries
@@ -110,34 +114,67 @@ def _drain(folder: str) -> tuple[float, float, float]:
 
 
 def _beside_sinks(effort: Effort, url: str) -> list[Reading]:
+    """Calls in processes beside each kind of sink.
+
+    A process keeps a speed of its own (where its memory lies, its hash seed), up to a tenth off
+    that of another that does the same. So there are several processes of each kind, their short
+    blocks are interleaved, and what counts is the median of the ratios of the sets.
+    """
+    kinds = ("no sink", "hung", "null")
+    sets = effort.rounds(5, 3)
     with contextlib.ExitStack() as stack:
-        blocks: dict[str, Callable[[], float]] = {}
-        for kind in ("no sink", "hung", "null"):
-            worker = stack.enter_context(_caller(effort.folder / kind.replace(" ", "-"), url, kind))
-            blocks[kind] = worker.block
-            if kind == "hung":
-                hung = worker
-        taken = interleave(blocks, effort.rounds(300, 60))
-        grown = hung.memory_over(effort.rounds(200_000, 20_000))
-    bare = taken["no sink"]
+        callers = {
+            (kind, number): stack.enter_context(
+                _caller(effort.folder / f"{kind.replace(' ', '-')}-{number}", url, kind)
+            )
+            for number in range(sets)
+            for kind in kinds
+        }
+        blocks = {f"{kind} {number}": caller.block for (kind, number), caller in callers.items()}
+        taken = interleave(blocks, effort.rounds(200, 40))
+        grown = callers["hung", 0].memory_over(effort.rounds(200_000, 20_000))
+    ratios: dict[str, list[list[float]]] = {"hung": [], "null": []}
+    for kind, found in ratios.items():
+        for clock in range(2):
+            found += [
+                [
+                    ratio(
+                        [block[clock] for block in taken[f"{kind} {number}"]],
+                        [block[clock] for block in taken[f"no sink {number}"]],
+                    )
+                    for number in range(sets)
+                ]
+            ]
+    bare = [[block[0] for block in taken[f"no sink {number}"]] for number in range(sets)]
+    noise = max(abs(ratio(one, bare[0]) - 1) for one in bare[1:])
+
+    def beside(kind: str) -> str:
+        wall, cpu = ratios[kind]
+        return (
+            f"{sets} sets of processes: {', '.join(f'{one:.3f}' for one in wall)}; the caller's "
+            f"processor time {statistics.median(cpu):.3f} "
+            f"({', '.join(f'{one:.3f}' for one in cpu)}); without a sink "
+            f"{statistics.median(bare[0]):,.1f} us a call; noise is between those without a sink"
+        )
+
     return [
         Reading(
             ROW,
             "a call (HTTP left out) beside a sink that hangs / without a sink",
-            ratio(taken["hung"], bare),
+            statistics.median(ratios["hung"][0]),
             "x",
             1.05,
-            ", ".join(f"{k} {statistics.median(v):,.1f} us" for k, v in taken.items()),
-            ratio_noise(bare),
+            beside("hung"),
+            noise,
         ),
         Reading(
             ROW,
             "a call (HTTP left out) beside a sink that takes everything / without a sink",
-            ratio(taken["null"], bare),
+            statistics.median(ratios["null"][0]),
             "x",
             None,
-            "calls one after the other with no pause: the shipper takes its turn at the GIL",
-            ratio_noise(bare),
+            f"{beside('null')}; calls have no pause: the shipper takes its turn at the GIL",
+            noise,
         ),
         Reading(
             ROW,
@@ -156,9 +193,11 @@ class _Caller:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def block(self) -> float:
+    def block(self) -> tuple[float, float]:
+        """Microseconds of wall time and of the calling thread's processor time for each call."""
         self._connection.send(_CALLS)
-        return float(self._connection.recv())
+        wall, cpu = self._connection.recv()
+        return float(wall), float(cpu)
 
     def memory_over(self, calls: int) -> float:
         self._connection.send(-calls)
@@ -188,11 +227,12 @@ def _call(connection: Connection, folder: str, url: str, kind: str) -> None:
         connection.send("ready")
         while calls := connection.recv():
             before = _resident()
-            begun = time.perf_counter_ns()
+            begun, busy = time.perf_counter_ns(), time.thread_time_ns()
             for _ in range(abs(calls)):
                 call()
-            took = (time.perf_counter_ns() - begun) / abs(calls) / 1_000
-            connection.send(took if calls > 0 else _resident() - before)
+            busy, took = time.thread_time_ns() - busy, time.perf_counter_ns() - begun
+            spent = (took / abs(calls) / 1_000, busy / abs(calls) / 1_000)
+            connection.send(spent if calls > 0 else _resident() - before)
     os._exit(0)
 
 
