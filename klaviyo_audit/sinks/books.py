@@ -104,6 +104,7 @@ class JournalBooks:
         self._unsaved: Bookmark | None = None
         self._save_at = self._show_at = 0.0
         self._shown: dict[str, Any] = {}
+        self._latest: dict[str, Any] = {}
 
     @property
     def is_owner(self) -> bool:
@@ -172,9 +173,13 @@ class JournalBooks:
         said = condition.to_dict()
         said.pop("caught_up_at", None)  # an idle sink is no reason to write
         urgent = any(said.get(n) != self._shown.get(n) for n in ("state", "error", "overdue"))
-        if said == self._shown or (now < self._show_at and not urgent):
-            return
-        self._shown, self._show_at = said, now + _STATE_SECONDS
+        self._latest = said
+        if said != self._shown and (now >= self._show_at or urgent):
+            self._show_at = now + _STATE_SECONDS
+            self._save_state()
+
+    def _save_state(self) -> None:
+        said = self._shown = self._latest
         who = {"v": 1, "at": clock.now(), "host": socket.gethostname(), "pid": os.getpid()}
         save_state(self.folder, {**who, **said})
 
@@ -182,6 +187,8 @@ class JournalBooks:
         """See `Books.drop`."""
         if self._unsaved is not None and self._lock.held:
             self._saver.save(self._unsaved, last=True)
+        if self._latest != self._shown and self._lock.held:
+            self._save_state()  # else a short run would leave its beginning
         self._lock.drop()
 
     def forget(self) -> None:

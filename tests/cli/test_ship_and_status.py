@@ -62,6 +62,17 @@ def test_everything_is_delivered_then_only_what_is_new(journal, sink):
     assert again.stderr == "klaviyo-audit: mine: 0 entries delivered\n"
 
 
+def test_a_short_run_leaves_how_it_ended(journal, sink):
+    """The state is written once a second at most, but for the last time."""
+    assert status(journal) is None
+    sink.raises.append(Retry(why="not yet"))
+    run("ship", journal, "--sink", "mine")
+    found = status(journal)
+    assert found["acknowledged_at"] is not None
+    assert found["error"] is None
+    assert found["delivered"] == 7
+
+
 def test_lines_for_container_logs(journal):
     done = run("ship", journal, "--sink", "stdout")
     assert done.exit_code == 0
