@@ -133,7 +133,7 @@ class Rotation:
             )
         return f"same ({sites[0]})"
 
-    def _same_scopes(self) -> str:
+    def _same_scopes(self, *, again: bool = False) -> str:
         plan = self._plan
         if plan.admin is None:
             return "not known (needs a key with credentials:read)"
@@ -154,7 +154,9 @@ class Rotation:
                 "key's scopes cannot be changed: make another one",
             )
         if missing:
-            self._tell(f"the new key lacks {', '.join(sorted(missing))}, which nobody has used")
+            if not again:
+                told = ", ".join(sorted(missing))
+                self._tell(f"the new key lacks {told}, which nobody has used")
             return f"fewer: without {', '.join(sorted(missing))} (unused)"
         return "the same or more"
 
@@ -246,6 +248,8 @@ class Rotation:
                 f"key that ends in {plan.old[-4:]}: disable it (delete it some days later). Then "
                 "run the same command again; it will see that",
             )
+        # Once more: the first look may have been without an admin key, or days ago.
+        self._same_scopes(again=True)
         # Before it, so that a crash in between is not a change nobody knows of.
         self._record("disabling", {"key_id": found.id, "name": found.name}, None)
         apikeys.disable_api_key(plan.admin, found.id, host=plan.host)

@@ -229,3 +229,24 @@ def test_a_scope_that_nobody_used_may_go(tmp_path, trail, old, new, admin):
             auditor.audit(fake.client(api_key=old)).Profiles.get_profiles()
         code, out, _ = Rotate(fake, old, new, admin, tmp_path).run("--admin", "ADMIN")
     assert (code, "lacks lists:write, which nobody has used" in out) == (0, True)
+
+
+@pytest.mark.parametrize("way", ["the admin key comes later", "another scope is used meanwhile"])
+def test_scopes_are_compared_again_before_a_key_is_disabled(tmp_path, trail, old, new, admin, way):
+    keys = {old: [*SCOPES, "lists:read"], new: SCOPES, admin: None}
+    with FakeKlaviyo(keys=keys) as fake:
+        rotate = Rotate(fake, old, new, admin, tmp_path)
+        with Auditor(journal="trail", service="shop") as auditor:
+            klaviyo = auditor.audit(fake.client(api_key=old))
+            klaviyo.Profiles.get_profiles()
+            if way == "the admin key comes later":
+                klaviyo.Lists.get_lists()
+                assert rotate.run("--idle", "1h", "--wait", "100ms")[0] == 1
+            else:
+                assert rotate.run("--admin", "ADMIN", "--idle", "1h", "--wait", "100ms")[0] == 1
+                klaviyo.Lists.get_lists()
+        code, out, err = rotate.run("--admin", "ADMIN")
+        assert (code, "going on" in out) == (1, True)
+        assert "lacks scopes that the old one is used for: lists:read" in err
+        assert not fake._access.is_disabled(old)
+    assert "disabling" not in steps(trail)
