@@ -20,6 +20,8 @@ MARK = re.compile(
 _RANDOM = re.compile(
     r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}|(?<=:)[0-9a-f]{32}(?![0-9a-f])"
     r"|(?<=\")[0-9a-f]{16}(?=\")|(?<=:)[0-9a-f]{16}(?=\])"
+    # In protobuf there are no quotes.
+    r"|(?<![0-9A-Za-z_])(?:[0-9a-f]{16}|[0-9a-f]{32})(?![0-9A-Za-z])"
 )
 
 _hex = st.integers(0, 0xFFFFFF).map("{:06x}".format)

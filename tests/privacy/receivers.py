@@ -139,28 +139,43 @@ def _grpc(folder: Path, key: str) -> Iterator[Any]:
 def _kafka(folder: Path, key: str) -> Iterator[Any]:
     with MockCluster(2) as cluster:
         cluster.create_topic(TOPIC, PARTITIONS)
+        # The mock cluster keeps the last few megabytes, so they are read while they come.
+        found: list[bytes] = []
+        over = threading.Event()
+        reader = threading.Thread(target=_consume, args=(cluster.bootstrap, found, over))
+        reader.start()
+
+        def taken() -> list[bytes]:
+            over.set()
+            reader.join()
+            return found
+
         sink = KafkaSink({"bootstrap.servers": cluster.bootstrap}, key="shop", topic=TOPIC)
-        yield sink, lambda: _consumed(cluster.bootstrap)
-        sink.close()
+        try:
+            yield sink, taken
+        finally:
+            taken()
+            sink.close()
 
 
-def _consumed(bootstrap: str) -> list[bytes]:
-    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "leaks"})
+def _consume(bootstrap: str, found: list[bytes], over: threading.Event) -> None:
+    """Read the topic until nothing more comes after the end was told."""
+    consumer = Consumer(
+        {"bootstrap.servers": bootstrap, "group.id": "leaks", "auto.offset.reset": "error"}
+    )
     consumer.assign([TopicPartition(TOPIC, number, 0) for number in range(PARTITIONS)])
-    found: list[bytes] = []
     try:
-        for _ in range(40):
+        while True:
             messages = consumer.consume(10_000, 0.5)
+            if not messages and over.is_set():
+                break
             for message in messages:
                 assert message.error() is None, message.error()
                 found.append(
                     b"%s %s %s" % (message.key(), repr(message.headers()).encode(), message.value())
                 )
-            if found and not messages:
-                break
     finally:
         consumer.close()
-    return found
 
 
 @contextmanager
