@@ -165,10 +165,10 @@ def _consume(bootstrap: str, found: list[bytes], over: threading.Event) -> None:
     )
     consumer.assign([TopicPartition(TOPIC, number, 0) for number in range(PARTITIONS)])
     try:
-        while True:
+        empty = 0
+        while not (over.is_set() and empty > (2 if found else 60)):
             messages = consumer.consume(10_000, 0.5)
-            if not messages and over.is_set():
-                break
+            empty = 0 if messages else empty + 1
             for message in messages:
                 assert message.error() is None, message.error()
                 found.append(
