@@ -145,14 +145,20 @@ class Lease:
         return True
 
     def release(self) -> None:
-        """Give the lease back, if it is still held."""
-        if self.held:
-            with contextlib.suppress(FileNotFoundError, LeaseLost):
-                self._clear()
-                own = self.path("")
-                (own / f"{_LOCK}{own.name}").unlink()
-                own.rename(self._base / f"{secrets.token_hex(8)}{_FREE}")
-        self.drop()
+        """Give the lease back, if it is still held.
+
+        Raises:
+            OSError: It could not be given back, but was let go: who wants it finds nobody there.
+        """
+        try:
+            if self.held:
+                with contextlib.suppress(FileNotFoundError, LeaseLost):
+                    self._clear()
+                    own = self.path("")
+                    (own / f"{_LOCK}{own.name}").unlink()
+                    own.rename(self._base / f"{secrets.token_hex(8)}{_FREE}")
+        finally:
+            self.drop()
 
     def drop(self) -> None:
         """Let go of the lock without giving the lease back; in a forked child the parent's."""

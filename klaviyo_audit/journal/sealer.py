@@ -216,7 +216,10 @@ class Sealer:
         finally:
             self._closing = False
             self._forget()
-            self._lease.release()
+            try:
+                self._lease.release()
+            except OSError as error:
+                self._report(error)
 
     def _finish(self, deadline: float) -> None:
         log, succession = self._log, self._succession

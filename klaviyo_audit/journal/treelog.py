@@ -285,9 +285,9 @@ class TreeLog:
         note = sign(head, self.signer)
         self.lease.check()
         self._checkpoints.append(framed(note, self._checkpoints.tail(len(BLANK_LINE))))
+        self.sealed = head.size
         # Lost meanwhile: it may be in a file that nobody reads any more.
         self.lease.check()
-        self.sealed = head.size
         if self._on_checkpoint:
             self._on_checkpoint(note)
 
