@@ -30,6 +30,7 @@ LAYOUT = re.compile(
 )
 WRITER = re.compile("[0-9a-f]{16}")
 SUM = b',"sum":"'
+SIGNED, END = ',"signature":"', '"}'
 P, L = 2**255 - 19, 2**252 + 27742317777372353535851937790883648493
 D = -121665 * pow(121666, -1, P) % P
 
@@ -260,7 +261,8 @@ def decoded(text):
 
 def opened(text, signatures, key):  # the lines of a note that the key has signed
     name, key_id, public = key.strip().split("+", 2)
-    mine = [s.split(" ")[2] for s in signatures.splitlines() if s.split(" ")[1:2] == [name]]
+    found = [s.split(" ", 2) for s in signatures.split("\n")]
+    mine = [s[2] for s in found if s[1:2] == [name]]
     mine = [data for data in map(decoded, mine) if data[:4].hex() == key_id]
     if len(mine) != 1 or not signed(decoded(public)[1:], text.encode(), mine[0][4:]):
         raise ValueError("not signed by the key")
@@ -376,9 +378,14 @@ class Journal:
                 good = good and claims == [size, record["size"] - size, root(edge).hex()]
                 good = good and (record["size"], root(edge)) in self.own
                 size = record["size"]
-                self.records[size] = {**record}
-                del self.records[size]["edge"]
-            except (ValueError, TypeError, KeyError, AttributeError):
+                kept = {name: record[name] for name in record if name not in ("edge", "signature")}
+                self.records[size] = kept
+                if self.key:
+                    log, (body, _, rest) = self.key.split("+")[0], line.rpartition(SIGNED)
+                    text = f"klaviyo-audit/removal@v1\n{log}\n{body}\n"
+                    opened(text, f"— {log} {rest.removesuffix(END)}", self.key)
+                    good = good and rest.endswith(END)
+            except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, IndexError):
                 self.say("removed: not what a sealer wrote")
                 return [], 0
             if not good:

@@ -52,7 +52,7 @@ def journal_status(directory: Path) -> dict[str, Any]:
     from klaviyo_audit.journal.folder import WRITERS_NAME
     from klaviyo_audit.journal.locks import is_life_lock, is_locked
     from klaviyo_audit.journal.note import parse_note
-    from klaviyo_audit.journal.segments import read_removed
+    from klaviyo_audit.journal.removals import read_removed
     from klaviyo_audit.sinks.files import journal_files
 
     files = journal_files(directory)

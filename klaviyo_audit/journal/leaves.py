@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Final
 from klaviyo_audit.errors import JournalCorrupt
 from klaviyo_audit.journal.checkpoints import sealed_size
 from klaviyo_audit.journal.merkle import LEAF, leaf_hash
+from klaviyo_audit.journal.removals import read_removed
 from klaviyo_audit.journal.segments import (
     file_name,
     open_file,
-    read_removed,
     read_segments,
     reading,
     spans,

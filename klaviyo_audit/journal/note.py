@@ -256,8 +256,13 @@ def sign_note(text: str, signer: Signer) -> bytes:
     """
     if not text.endswith("\n") or has_control_character(text):
         raise ValueError("the text of a note ends with a newline, its only control character")
+    return f"{text}\n{SIGNATURE_START}{signer.name} {signature_on(text, signer)}\n".encode()
+
+
+def signature_on(text: str, signer: Signer) -> str:
+    """What a signature line has after the name: key id and signature, in base64."""
     signature = signer.verifier.key_id + signer.private_key.sign(text.encode())
-    return f"{text}\n{SIGNATURE_START}{signer.name} {b64encode(signature).decode()}\n".encode()
+    return b64encode(signature).decode()
 
 
 def open_note(data: bytes, *verifiers: Verifier) -> tuple[str, frozenset[Verifier]]:

@@ -14,7 +14,7 @@ from klaviyo_audit.journal.line import pieces
 from klaviyo_audit.journal.merkle import consistency_path, inclusion_path, leaf_hash
 from klaviyo_audit.journal.note import parse_note
 from klaviyo_audit.journal.proof import make_consistency, make_inclusion
-from klaviyo_audit.journal.segments import read_removed
+from klaviyo_audit.journal.removals import read_removed
 
 if TYPE_CHECKING:
     from pathlib import Path

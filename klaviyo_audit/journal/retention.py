@@ -8,19 +8,16 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
-import orjson
-
 from klaviyo_audit import clock
 from klaviyo_audit.errors import JournalCorrupt
 from klaviyo_audit.journal.checkpoint import open_checkpoint
 from klaviyo_audit.journal.checkpoints import checkpoint_of_size
 from klaviyo_audit.journal.commit import sync_folder
 from klaviyo_audit.journal.folder import JOURNAL_NAME
-from klaviyo_audit.journal.lease import REMOVED_NAME
 from klaviyo_audit.journal.leaves import leaves
 from klaviyo_audit.journal.merkle import leaf_hash
-from klaviyo_audit.journal.reader import open_journal
-from klaviyo_audit.journal.segments import read_removed, rotated_files, spans
+from klaviyo_audit.journal.removals import read_removals, read_removed, signed_record
+from klaviyo_audit.journal.segments import rotated_files, spans
 from klaviyo_audit.journal.statements import RETENTION
 
 if TYPE_CHECKING:
@@ -111,7 +108,7 @@ def retain(log: TreeLog, policy: Retention) -> Iterator[None]:
     sizes = {file: path.stat().st_size for file, path in paths.items() if path.exists()}
     total = sum(sizes.values()) + _live_size(log.directory)
     now = time.time()
-    for group in groups(log.segments, read_removed(log.directory).size):
+    for group in groups(log.segments, read_removed(log.directory, log.signer.verifier).size):
         if group.end > log.sealed or not all(map(log.is_done, group.files)):
             return
         if policy.needed_from and group.end > policy.needed_from():
@@ -133,7 +130,7 @@ def retain(log: TreeLog, policy: Retention) -> Iterator[None]:
 
 def _record(log: TreeLog, group: Group, facts: Mapping[str, Any]) -> Iterator[None]:
     """Say durably what is removed, when it has been read again and is what was signed."""
-    tree = read_removed(log.directory)
+    tree = read_removed(log.directory, log.signer.verifier)
     lines = leaves(log.directory, end=group.end)
     while batch := list(islice(lines, _LINES)):
         tree = tree.extended(map(leaf_hash, batch))
@@ -154,16 +151,14 @@ def _record(log: TreeLog, group: Group, facts: Mapping[str, Any]) -> Iterator[No
         "files": [paths[file].name for file in group.files],
         "from": group.start,
         "lines": group.end - group.start,
-        **tree.to_dict(),
-        "root": tree.root().hex(),
     }
     log.lease.check()
-    log.removed.append(orjson.dumps(record) + b"\n")
+    log.removed.append(signed_record(record, tree, log.signer))
 
 
 def _remove_announced(log: TreeLog, paths: Mapping[int, Path], announce: Announce | None) -> None:
     """Remove the files that are recorded to be removed, after saying so."""
-    size = read_removed(log.directory).size
+    size = read_removed(log.directory, log.signer.verifier).size
     kept = {segment.file for segment in log.segments if segment.index >= size}
     # A file whose last segment begins before that place ends there at the latest.
     begun = {segment.file for segment in log.segments} - kept
@@ -171,19 +166,12 @@ def _remove_announced(log: TreeLog, paths: Mapping[int, Path], announce: Announc
     if not gone or not size:
         return
     if announce:
-        announce(RETENTION, _last_record(log.directory))
+        announce(RETENTION, read_removals(log.directory)[-1].facts)
     # Lost before the record was written: then there is no such record.
     log.lease.check()
     for path in gone:
         path.unlink(missing_ok=True)
     sync_folder(log.directory)
-
-
-def _last_record(directory: Path) -> dict[str, Any]:
-    with open_journal(directory / REMOVED_NAME) as file:
-        record: dict[str, Any] = orjson.loads(file.read().splitlines()[-1])
-    record.pop("edge")
-    return record
 
 
 def _live_size(directory: Path) -> int:

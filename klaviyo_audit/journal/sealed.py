@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from klaviyo_audit.errors import JournalCorrupt
@@ -10,8 +9,9 @@ from klaviyo_audit.journal.checkpoints import checkpoint_of_size
 from klaviyo_audit.journal.findings import Finding, Kind, Place, Severity
 from klaviyo_audit.journal.lease import CHECKPOINTS_NAME, REMOVED_NAME, SEGMENTS_NAME
 from klaviyo_audit.journal.merkle import CompactRange
+from klaviyo_audit.journal.removals import Removal, read_removals
 from klaviyo_audit.journal.sealedlines import SealedLines
-from klaviyo_audit.journal.segments import file_name, read_segments, removal_records
+from klaviyo_audit.journal.segments import file_name, read_segments
 from klaviyo_audit.journal.witnesses import Witnesses
 
 if TYPE_CHECKING:
@@ -57,12 +57,15 @@ class Seals:
         # Each of these is written before the next one here, or says less.
         before = self._read_segments(quietly=True)
         self._begun = before[-1].index if before else 0
-        self.removed, self._records = self._read_removed()
+        self._removals = self._read_removals()
+        self.removed = self._removals[-1].tree if self._removals else CompactRange()
+        """The tree of the lines that are not there any more."""
         self._witnesses = Witnesses(directory, verifiers, since, against)
+        self._forged = self._check_removals()
         self.segments = self._read_segments()
         """Which file has which lines."""
         self._unconfirmed = {
-            size: tree.root() for size, tree in self._records.items() if size >= since
+            one.tree.size: one.tree.root() for one in self._removals if one.tree.size >= since
         }
         self.tree = self.removed
         self.lines = SealedLines(self.segments, self.removed.size, self._grow)
@@ -193,9 +196,9 @@ class Seals:
                 f"it says that the first {size:,} lines were removed by retention, but no signed "
                 "checkpoint is about just these lines",
                 file=REMOVED_NAME,
-                line=[*self._records].index(size) + 1,
+                line=[one.tree.size for one in self._removals].index(size) + 1,
             )
-        if self.removed.size and self.removed.size not in self._unconfirmed:
+        if self.removed.size and not self._forged and self.removed.size not in self._unconfirmed:
             self._add(
                 Kind.REMOVED,
                 f"the first {self.removed.size:,} lines were removed by retention; they were "
@@ -204,13 +207,11 @@ class Seals:
                 file=REMOVED_NAME,
             )
         try:
-            records = {record["size"]: record for record in removal_records(self._directory)}
+            records = {one.tree.size: one.facts for one in read_removals(self._directory)}
         except JournalCorrupt:
             return  # that was told
         for place, facts in announced:
-            record = dict(records.get(facts.get("size"), {}))
-            record.pop("edge", None)
-            if record != facts:
+            if records.get(facts.get("size")) != facts:
                 self._add(
                     Kind.SIDE_FILE,
                     f"it does not say of the first {facts.get('size')!r} lines what this line says "
@@ -259,26 +260,36 @@ class Seals:
                 self._add(Kind.SIDE_FILE, str(error), file=SEGMENTS_NAME)
             return []
 
-    def _read_removed(self) -> tuple[CompactRange, dict[int, CompactRange]]:
-        """The tree of what was removed, and that of each earlier removal by its size."""
+    def _read_removals(self) -> list[Removal]:
         try:
-            records = removal_records(self._directory)
-            trees = [CompactRange.from_dict(record) for record in records]
+            return read_removals(self._directory)
         except JournalCorrupt as error:
             self._add(Kind.SIDE_FILE, str(error), file=REMOVED_NAME)
-            return CompactRange(), {}
-        sizes = [0, *(tree.size for tree in trees)]
-        rows = zip(records, trees, pairwise(sizes), strict=True)
-        for number, (record, tree, (before, size)) in enumerate(rows, 1):
-            claims = (record.get("from"), record.get("lines"), record.get("root"))
-            if claims != (before, size - before, tree.root().hex()):
-                self._add(
-                    Kind.SIDE_FILE,
-                    f"what it says of the first {size:,} lines does not fit together",
-                    file=REMOVED_NAME,
-                    line=number,
+            return []
+
+    def _check_removals(self) -> bool:
+        """Whether there is a record of a removal that the sealer did not write."""
+        keys, forged = self._witnesses.verifiers, False
+        sizes = [0, *(one.tree.size for one in self._removals)]
+        for number, (one, before) in enumerate(zip(self._removals, sizes, strict=False), 1):
+            size = one.tree.size
+            wrong = None
+            if keys and not one.is_signed_by(*keys):
+                forged = True
+                wrong = (
+                    f"its record that the first {size:,} lines were removed by retention is not "
+                    "signed by the journal's key: it was forged or changed, or is another log's; "
+                    "whoever did that may have removed lines"
                 )
-        return trees[-1] if trees else CompactRange(), {tree.size: tree for tree in trees}
+            elif [one.facts.get(name) for name in ("from", "lines", "root")] != [
+                before,
+                size - before,
+                one.tree.root().hex(),
+            ]:
+                wrong = f"what it says of the first {size:,} lines does not fit together"
+            if wrong:
+                self._add(Kind.SIDE_FILE, wrong, file=REMOVED_NAME, line=number)
+        return forged
 
     def _name(self, file: int) -> str:
         return self.names.get(file) or file_name(file)

@@ -14,15 +14,11 @@ import gzip
 import re
 import zlib
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
-
-import orjson
+from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
 from klaviyo_audit.errors import ConfigurationError, JournalCorrupt
 from klaviyo_audit.journal.folder import JOURNAL_NAME
-from klaviyo_audit.journal.lease import REMOVED_NAME, SEALER_NAME, SEGMENTS_NAME
-from klaviyo_audit.journal.merkle import CompactRange
+from klaviyo_audit.journal.lease import SEALER_NAME, SEGMENTS_NAME
 from klaviyo_audit.journal.reader import open_journal
 
 if TYPE_CHECKING:
@@ -111,39 +107,6 @@ def spans(segments: Sequence[Segment], start: int, end: int) -> Iterator[Span]:
         last = min(limit, end)
         if start <= segment.index < last:
             yield Span(segment.index, last, segment.file, segment.offset)
-
-
-def removal_records(directory: Path) -> list[dict[str, Any]]:
-    """What the file ``removed`` says of each removal, the oldest first.
-
-    Raises:
-        JournalCorrupt: The file does not hold what a sealer can have written.
-        OSError: It cannot be read.
-    """
-    path = directory / REMOVED_NAME
-    try:
-        with open_journal(path) as file:
-            *lines, _torn = file.read().split(b"\n")
-    except FileNotFoundError:
-        return []
-    try:
-        records: list[dict[str, Any]] = [orjson.loads(line) for line in lines]
-        sizes = [CompactRange.from_dict(record).size for record in records]
-    except (ValueError, JournalCorrupt) as error:
-        raise JournalCorrupt(f"{path} can't be used: {error}; restore it from a backup") from error
-    if any(later <= size for size, later in pairwise(sizes)):
-        raise JournalCorrupt(f"{path} can't be used: sizes do not rise; restore it from a backup")
-    return records
-
-
-def read_removed(directory: Path) -> CompactRange:
-    """The tree of the leaves that retention has removed; the empty one if it never did.
-
-    Raises:
-        As for `removal_records`.
-    """
-    records = removal_records(directory)
-    return CompactRange.from_dict(records[-1]) if records else CompactRange()
 
 
 def file_name(file: int) -> str:

@@ -15,8 +15,9 @@ from klaviyo_audit.journal.commit import sync_folder
 from klaviyo_audit.journal.lease import CHECKPOINTS_NAME, REMOVED_NAME, SEGMENTS_NAME
 from klaviyo_audit.journal.note import BLANK_LINE
 from klaviyo_audit.journal.reader import open_journal
+from klaviyo_audit.journal.removals import read_removed
 from klaviyo_audit.journal.rotation import identity_of
-from klaviyo_audit.journal.segments import Segment, read_removed, read_segments
+from klaviyo_audit.journal.segments import Segment, read_segments
 from klaviyo_audit.journal.sidefile import SideFile
 from klaviyo_audit.journal.signing import signer_of
 from klaviyo_audit.journal.treestate import TreeState, load_state, save_state
@@ -90,6 +91,8 @@ class TreeLog:
             self.signer, checkpoint = signer_of(
                 directory, last, signing_key=signing_key, public_key=public_key, origin=origin
             )
+            # A record that somebody else wrote would have more files removed.
+            read_removed(directory, self.signer.verifier)
             self._cut_torn_checkpoint()
             self.sealed = checkpoint.size if checkpoint else 0
             """How many lines the last checkpoint covers."""

@@ -21,6 +21,7 @@ from klaviyo_audit.journal.findings import Finding, Kind, Report, Severity
 from klaviyo_audit.journal.lines import LineCheck
 from klaviyo_audit.journal.passes import FilePass
 from klaviyo_audit.journal.reader import open_journal
+from klaviyo_audit.journal.removals import read_removed
 from klaviyo_audit.journal.rotation import identity_of
 from klaviyo_audit.journal.sealed import Seals
 from klaviyo_audit.journal.segments import (
@@ -29,7 +30,6 @@ from klaviyo_audit.journal.segments import (
     file_number,
     locate,
     misnamed,
-    read_removed,
     read_segments,
     reading,
 )

@@ -78,7 +78,8 @@ class Witnesses:
         self._directory = directory
         self._since = since
         self._pinned = bool(verifiers)
-        self._verifiers = tuple(verifiers) or self._key_beside()
+        self.verifiers = tuple(verifiers) or self._key_beside()
+        """The keys that signatures are checked with."""
         # The state is written after the checkpoint it is about.
         self.state = self._state()
         """Size of the tree that the sealer says it stood at, the files it had been done with to
@@ -91,7 +92,7 @@ class Witnesses:
         self._check_keys()
 
     def _check_keys(self) -> None:
-        if not self._verifiers and (self._end or self._kept):
+        if not self.verifiers and (self._end or self._kept):
             self._add(
                 Kind.KEY,
                 Severity.ERROR,
@@ -124,7 +125,7 @@ class Witnesses:
             begun: First leaf of the last segment, which was recorded after a checkpoint over what
                 is before.
         """
-        if not self._verifiers:
+        if not self.verifiers:
             return
         last = max(self.others, default=None)
         told, who = begun, "segments says that one"
@@ -183,10 +184,10 @@ class Witnesses:
     def _is_ours(self, note: bytes) -> bool:
         """Whether a note is about the log of one of the keys; what is none is not passed over."""
         origin = note.partition(b"\n")[0].decode("utf-8", "replace")
-        return any(origin == verifier.name for verifier in self._verifiers) or not _is_note(note)
+        return any(origin == verifier.name for verifier in self.verifiers) or not _is_note(note)
 
     def _witnesses(self, name: str, file: BinaryIO, end: int) -> Iterator[Witness]:
-        if not self._verifiers:
+        if not self.verifiers:
             return
         for stored in read_notes(file):
             if stored.offset >= end:
@@ -216,7 +217,7 @@ class Witnesses:
             checkpoint = Checkpoint.from_text(parse_note(note).text)
             if checkpoint.size < self._since:
                 return checkpoint
-        return open_checkpoint(note, *self._verifiers)
+        return open_checkpoint(note, *self.verifiers)
 
     def _is_torn(self, file: BinaryIO, offset: int, end: int) -> bool:
         """Whether from there on nothing follows but a checkpoint that was never finished."""
@@ -226,12 +227,12 @@ class Witnesses:
         file.seek(offset)
         piece = file.read(end - offset)
         file.seek(position)
-        return any(is_torn(piece, verifier.name) for verifier in self._verifiers)
+        return any(is_torn(piece, verifier.name) for verifier in self.verifiers)
 
     def _state(self) -> SealerState | None:
         try:
             with open_journal(self._directory / STATE_NAME) as file:
-                text, _ = open_note(file.read(), *self._verifiers)
+                text, _ = open_note(file.read(), *self.verifiers)
             members = orjson.loads(text)
             tree = CompactRange.from_dict(members)
             return SealerState(

@@ -16,7 +16,7 @@ import pytest
 from klaviyo_audit.journal import succession
 from klaviyo_audit.journal.leaves import leaves
 from klaviyo_audit.journal.merkle import leaf_hash
-from klaviyo_audit.journal.segments import read_removed
+from klaviyo_audit.journal.removals import read_removed
 from tests.faults import strace
 from tests.faults.workers.sealer_program import LINES, ROUNDS, feed, sealer_of, settle
 from tests.journal.sealing import checkpoints_of, naive_root

@@ -20,8 +20,9 @@ from klaviyo_audit.journal import writer as writer_module
 from klaviyo_audit.journal.checkpoint import open_checkpoint, read_notes
 from klaviyo_audit.journal.leaves import leaves
 from klaviyo_audit.journal.note import Verifier
+from klaviyo_audit.journal.removals import read_removed
 from klaviyo_audit.journal.sealer import Sealer
-from klaviyo_audit.journal.segments import decompressed, read_removed
+from klaviyo_audit.journal.segments import decompressed
 from klaviyo_audit.journal.writer import JournalWriter
 
 PROCESSES = multiprocessing.get_context("forkserver")

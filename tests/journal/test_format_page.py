@@ -15,6 +15,7 @@ from klaviyo_audit.journal.format import checksum_holds, encode
 from klaviyo_audit.journal.judgement import IN_FLIGHT_LINES, IN_FLIGHT_SECONDS
 from klaviyo_audit.journal.merkle import CompactRange, leaf_hash
 from klaviyo_audit.journal.note import Signer, Verifier
+from klaviyo_audit.journal.removals import read_removals, signed_record
 from tests.journal.forge import A, line
 
 PAGE = (Path(__file__).parents[2] / "docs" / "journal-format.md").read_text()
@@ -90,3 +91,14 @@ def test_the_golden_tree_and_checkpoint():
     note = block("note").encode() + b"\n"
     assert sign(head, signer) == note
     assert open_checkpoint(note, Verifier.from_text(block("text"))) == head
+
+
+def test_the_golden_record_of_a_removal(tmp_path):
+    tree = CompactRange().extended(map(leaf_hash, (b"one", b"two", b"three")))
+    signer = Signer("example.com/shop", Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
+    (tmp_path / "removed").write_bytes(block("removal").encode() + b"\n")
+    (removal,) = read_removals(tmp_path)
+    assert removal.is_signed_by(Verifier.from_text(block("text")))
+    assert removal.tree == tree
+    facts = {name: removal.facts[name] for name in removal.facts if name not in ("size", "root")}
+    assert signed_record(facts, tree, signer) == (tmp_path / "removed").read_bytes()

@@ -15,8 +15,9 @@ from klaviyo_audit.journal.leaves import leaves
 from klaviyo_audit.journal.merkle import CompactRange, leaf_hash
 from klaviyo_audit.journal.note import Verifier
 from klaviyo_audit.journal.proving import consistency, prove
+from klaviyo_audit.journal.removals import read_removed
 from klaviyo_audit.journal.retention import Group, groups
-from klaviyo_audit.journal.segments import Segment, read_removed, rotated_files
+from klaviyo_audit.journal.segments import Segment, rotated_files
 from tests.journal.sealing import (
     SystemCalls,
     append,
