@@ -368,7 +368,7 @@ class Journal:
         return found
 
     def removed_of(self):
-        self.records, size, edge = {}, 0, []
+        self.records, size, edge = [], 0, []
         for line in self.side("removed").split("\n")[:-1]:
             try:
                 record = json.loads(line)
@@ -379,7 +379,7 @@ class Journal:
                 good = good and (record["size"], root(edge)) in self.own
                 size = record["size"]
                 kept = {name: record[name] for name in record if name not in ("edge", "signature")}
-                self.records[size] = kept
+                self.records.append(kept)
                 if self.key:
                     log, (body, _, rest) = self.key.split("+")[0], line.rpartition(SIGNED)
                     text = f"klaviyo-audit/removal@v1\n{log}\n{body}\n"
@@ -471,7 +471,7 @@ class Journal:
             if len(leaves[file]) > used[file] and (path.suffix in (".gz", ".zst") or done):
                 self.say(path.name, "has lines that were put in after it was sealed")
         for facts in self.lines.retained:
-            if self.records.get(facts.get("size")) != facts:
+            if facts not in self.records:
                 self.say("removed: not what a line says that retention has removed")
         if not self.key and self.side("checkpoints"):
             self.say("no public key")

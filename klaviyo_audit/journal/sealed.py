@@ -207,11 +207,11 @@ class Seals:
                 file=REMOVED_NAME,
             )
         try:
-            records = {one.tree.size: one.facts for one in read_removals(self._directory)}
+            records = [one.facts for one in read_removals(self._directory)]
         except JournalCorrupt:
             return  # that was told
         for place, facts in announced:
-            if records.get(facts.get("size")) != facts:
+            if facts not in records:
                 self._add(
                     Kind.SIDE_FILE,
                     f"it does not say of the first {facts.get('size')!r} lines what this line says "

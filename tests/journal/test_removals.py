@@ -419,3 +419,14 @@ def test_nor_does_one_that_is_at_work(files, forge):
 def test_the_empty_tree_needs_no_record(tmp_path):
     assert read_removed(tmp_path) == CompactRange()
     assert read_removals(tmp_path) == []
+
+
+@pytest.mark.parametrize("size", [[], {}, "many", None, 1.5, -1])
+def test_a_line_that_announces_nonsense(files, size):
+    """Whoever can append can write such a line; it is told, and verification goes on."""
+    writer = sealing.open_writer(files.folder)
+    line = sealing.entry(4711) | {"phase": "journal", "action": "journal.retention"}
+    assert writer.append(line | {"metadata": {"size": size}}) is None
+    writer.close()
+    for report in reports(files):
+        assert {one.kind for one in report.findings if one.severity == "error"} == {"side-file"}
