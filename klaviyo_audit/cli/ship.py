@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from klaviyo_audit.entry import AuditEntry
     from klaviyo_audit.settings import Settings
     from klaviyo_audit.sinks.base import Sink
+    from klaviyo_audit.sinks.deadletters import Retried
     from klaviyo_audit.sinks.shipping import Shipping, Sinks
 
 _POLL_SECONDS: Final = 0.5
+_MOST_SHOWN: Final = 5
 
 
 @click.command(short_help="Deliver the journal to its sinks.")
@@ -153,18 +155,39 @@ def _retry_dead(directory: Path, sinks: Sinks, settings: Settings) -> None:
             _told(f"{sink.name}: nothing was shipped to it yet")
             continue
         try:
-            delivered, kept = _send_again(directory, sink, settings)
+            retried = _send_again(directory, sink, settings)
         except Exception as error:  # a sink may raise anything
             failed = True
             _told(f"{sink.name}: {reason_of(error)}; its dead letters are kept")
             continue
-        failed = failed or kept > 0
-        _told(f"{sink.name}: {delivered:,} dead letters delivered, {kept:,} rejected again")
+        failed = failed or retried.kept > 0 or bool(retried.unreadable)
+        _told(
+            f"{sink.name}: {retried.delivered:,} dead letters delivered, {retried.kept:,} rejected "
+            "again"
+        )
+        if retried.unreadable:
+            folder = sink_folder(directory, sink.name)
+            _told(f"{sink.name}: {_unreadable(folder, retried.unreadable)}")
     if failed:
         raise SystemExit(1)
 
 
-def _send_again(directory: Path, sink: Sink, settings: Settings) -> tuple[int, int]:
+def _unreadable(folder: Path, numbers: Sequence[int]) -> str:
+    from klaviyo_audit.sinks.deadletters import DEAD_NAME, UNREADABLE_NAME
+
+    shown = ", ".join(map(str, numbers[:_MOST_SHOWN])) + (
+        f" and {len(numbers) - _MOST_SHOWN:,} more" if len(numbers) > _MOST_SHOWN else ""
+    )
+    return (
+        f"{len(numbers):,} lines of {DEAD_NAME} are no dead letters (torn by a crash, or edited; "
+        f"line {shown}). They were not sent, and are kept as they are in "
+        f"{folder / UNREADABLE_NAME}. What they were about is in the journal: look for the ids in "
+        f"them there, put whole lines back into {DEAD_NAME}, and delete the file once nothing in "
+        "it is needed"
+    )
+
+
+def _send_again(directory: Path, sink: Sink, settings: Settings) -> Retried:
     from klaviyo_audit.sinks.attempts import Attempts
     from klaviyo_audit.sinks.deadletters import retry_dead
     from klaviyo_audit.sinks.folder import sink_folder
@@ -177,4 +200,4 @@ def _send_again(directory: Path, sink: Sink, settings: Settings) -> tuple[int, i
 
     retried = retry_dead(sink_folder(directory, sink.name), deliver, most)
     sink.close()
-    return retried.delivered, retried.kept
+    return retried

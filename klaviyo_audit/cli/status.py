@@ -112,7 +112,8 @@ def _print(found: dict[str, Any]) -> None:
             Text(sink["state"] + (f" ({overdue} overdue)" if overdue else "")),
             lag,
             f"{sink.get('delivered', 0):,}",
-            f"{sink['dead_letters']:,}",
+            f"{sink['dead_letters']:,}"
+            + (f" + {torn:,} unreadable" if (torn := sink["dead_letters_unreadable"]) else ""),
             Text(sink["acknowledged_at"] or "never"),
             Text(clean(sink["error"] or "", 200)),
         )

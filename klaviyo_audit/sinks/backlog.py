@@ -14,7 +14,7 @@ from klaviyo_audit.journal.segments import decompressed, file_name, reading
 from klaviyo_audit.sinks.bookmark import Bookmark, Place, Reached
 from klaviyo_audit.sinks.cursor import Cursor, count_lines
 from klaviyo_audit.sinks.files import JournalFile, journal_files
-from klaviyo_audit.sinks.resume import find_last, open_fitting, open_place
+from klaviyo_audit.sinks.resume import find_last, find_late, open_fitting, open_place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -73,6 +73,7 @@ class Backlog:
         try:
             if search:
                 self._search(self._start)
+                self._wait_for_late()
             else:
                 self._resume(self._start)
         except BaseException:
@@ -349,6 +350,14 @@ class Backlog:
             f"going on after the last line that matches, line {place.lines} of {file.path.name}; "
             "what is delivered twice has the same ids"
         )
+
+    def _wait_for_late(self) -> None:
+        """Without a bookmark nobody knows which late lines of the file before were delivered."""
+        if self._present is None:
+            return
+        late = find_late(self._files(), self._present.number, self._marks())
+        if late is not None:
+            self._waiting.append(late)
 
 
 def _name(place: Place) -> str:

@@ -17,7 +17,7 @@ from klaviyo_audit.sinks.bookmark import Bookmark, BookmarkFile, load_bookmark
 from klaviyo_audit.sinks.deadletters import bury
 from klaviyo_audit.sinks.files import tree_index
 from klaviyo_audit.sinks.folder import SinkLock, make_sink_folder, sink_folder
-from klaviyo_audit.sinks.receipts import delivered_marks, write_receipt
+from klaviyo_audit.sinks.receipts import delivered_marks, missing_bookmark, write_receipt
 from klaviyo_audit.sinks.state import save_state
 
 if TYPE_CHECKING:
@@ -124,6 +124,9 @@ class JournalBooks:
             bookmark = load_bookmark(self.folder)
         except JournalCorrupt as error:
             tell(str(error))
+            lost = True
+        if bookmark is None and not lost and (why := missing_bookmark(self.folder)):
+            tell(why)
             lost = True
         backlog = Backlog(
             self._directory,

@@ -7,6 +7,7 @@ import fcntl
 import os
 from functools import partial
 from itertools import chain
+from time import monotonic
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from klaviyo_audit.journal.format import SUM_DIGITS
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
 _CHUNK_BYTES: Final = 1 << 20
 _LOOK_BYTES: Final = 1 << 16
+_SEEN_BYTES: Final = 64
+"""How many bytes before the end of that are looked at each time, to see that it is the same."""
+_SEARCH_SECONDS: Final = 5.0
+"""How often is searched anew what had no line end."""
 
 
 class Cursor:
@@ -63,6 +68,8 @@ class Cursor:
         self._grows = self.is_plain
         self._at_end = False
         self._searched = 0
+        self._seen = b""
+        self._search_at = monotonic() + _SEARCH_SECONDS
         self._before: tuple[tuple[Line, ...], int, tuple[int, int, int, int, str]]
 
     @property
@@ -127,8 +134,11 @@ class Cursor:
         if not self._sum:
             return True
         self._items = None
-        self._file.seek(self._mark - self._size)
-        line = self._file.read(self._size)
+        if self.is_plain:
+            line = os.pread(self._descriptor, self._size, self._mark - self._size)
+        else:
+            self._file.seek(self._mark - self._size)
+            line = self._file.read(self._size)
         return line[-SUM_DIGITS - 2 : -2] == self._sum.encode() and is_intact(line)
 
     def take(self) -> tuple[Line, ...]:
@@ -149,6 +159,10 @@ class Cursor:
                 if self._grows and not self._has_line_end():
                     self._at_end = True
                     return ()
+                if self.is_plain:
+                    # Its buffer may hold a torn line that was cut off and written anew meanwhile.
+                    # Seeking to a place inside of the buffer would keep it; to the end does not.
+                    self._file.seek(0, os.SEEK_END)
                 self._items = scan(
                     self._file,
                     offset=self._offset,
@@ -169,17 +183,23 @@ class Cursor:
         """Whether a line ends after the place; what was searched once is not read again.
 
         Otherwise megabytes without a line end, which somebody has put there, would be read as
-        often as is looked for new lines.
+        often as is looked for new lines. It is read again now and then: it may have been cut and
+        written anew to the same length, with a line end in it.
         """
-        if os.fstat(self._descriptor).st_size < self._searched:
-            self._searched = 0  # it was cut
-        self._searched = max(self._searched, self._offset)
+        now = monotonic()
+        seen = os.pread(self._descriptor, len(self._seen), self._searched - len(self._seen))
+        if seen != self._seen or now >= self._search_at:
+            self._searched, self._seen = self._offset, b""
+            self._search_at = now + _SEARCH_SECONDS
+        if self._searched < self._offset:
+            self._searched, self._seen = self._offset, b""
         while data := os.pread(self._descriptor, _LOOK_BYTES, self._searched):
             found = data.find(b"\n")
             if found >= 0:
-                self._searched += found
+                self._searched, self._seen = self._searched + found, b""
                 return True
             self._searched += len(data)
+            self._seen = data[-_SEEN_BYTES:]
         return False
 
     def put_back(self) -> None:

@@ -14,15 +14,18 @@ import orjson
 from klaviyo_audit import clock
 from klaviyo_audit.entry import AuditEntry
 from klaviyo_audit.journal.folder import FILE_MODE
-from klaviyo_audit.sinks.base import Rejected
+from klaviyo_audit.sinks.base import Rejected, Retry
 from klaviyo_audit.sinks.batch import DeadLetter
-from klaviyo_audit.sinks.lines import append_lines, read_lines
+from klaviyo_audit.sinks.lines import append_lines, append_raw, decoded, raw_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
 DEAD_NAME: Final = "dead.jsonl"
+
+UNREADABLE_NAME: Final = "dead.unreadable"
+"""Lines of the former that are no dead letters, byte for byte: torn by a crash, or edited."""
 
 _VERSION: Final = 1
 _LOCK_NAME: Final = "dead.lock"
@@ -53,12 +56,21 @@ def bury(folder: Path, letters: Sequence[DeadLetter]) -> None:
 
 
 def count_dead(folder: Path) -> int:
-    """How many dead letters a sink has.
+    """How many dead letters a sink has; lines that cannot be read as one count too.
 
     Raises:
         OSError: They cannot be read.
     """
-    return sum(1 for name in (DEAD_NAME, _TAKEN_NAME) for _ in read_lines(folder / name))
+    return sum(1 for name in (DEAD_NAME, _TAKEN_NAME) for _ in raw_lines(folder / name))
+
+
+def count_unreadable(folder: Path) -> int:
+    """How many lines were set aside since no dead letter could be read from them.
+
+    Raises:
+        OSError: They cannot be read.
+    """
+    return sum(1 for _ in raw_lines(folder / UNREADABLE_NAME))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +80,16 @@ class Retried:
     delivered: int
     kept: int
     """Those that were not taken this time either."""
+    unreadable: tuple[int, ...] = ()
+    """Numbers (from 1) of the lines that no letter could be read from, and that were set aside."""
 
 
 def retry_dead(folder: Path, deliver: Callable[[Sequence[AuditEntry]], None], most: int) -> Retried:
     """Offer a sink's dead letters to it again.
 
     A letter is taken out when the sink has acknowledged it, or kept with the new reason. When
-    this process dies meanwhile, those that were under way are offered again the next time.
+    this process dies meanwhile, those that were under way are offered again the next time. A line
+    that is no letter goes to `UNREADABLE_NAME` as it is: nobody can say what to offer.
 
     Args:
         folder: The sink's folder.
@@ -90,20 +105,32 @@ def retry_dead(folder: Path, deliver: Callable[[Sequence[AuditEntry]], None], mo
     with _locked(folder):
         _set_aside(folder / DEAD_NAME, taken)
     delivered = kept = done = 0
+    unreadable: list[int] = []
     try:
-        for letters in _batches(read_lines(taken), most):
+        for lines in _batches(raw_lines(taken), most):
+            letters = [letter for line in lines if (letter := _letter(line)) is not None]
             dead = _offer(letters, deliver)
             bury(folder, dead)
-            done += len(letters)
+            torn = [number for number, line in enumerate(lines, 1) if _letter(line) is None]
+            with _locked(folder):
+                aside = [lines[number - 1] for number in torn]
+                append_raw(folder / UNREADABLE_NAME, aside, sync=True)
+            unreadable += [done + number for number in torn]
+            done += len(lines)
             kept += len(dead)
             delivered += len(letters) - len(dead)
     finally:
         with _locked(folder):
-            left = islice(read_lines(taken), done, None)
-            for some in _batches(left, most):
-                append_lines(folder / DEAD_NAME, some, sync=True)
+            for some in _batches(islice(raw_lines(taken), done, None), most):
+                append_raw(folder / DEAD_NAME, some, sync=True)
             taken.unlink(missing_ok=True)
-    return Retried(delivered, kept)
+    return Retried(delivered, kept, tuple(unreadable))
+
+
+def _letter(line: bytes) -> dict[str, Any] | None:
+    """The dead letter in a line; None if there is none with an entry in it."""
+    letter = decoded(line)
+    return letter if letter is not None and isinstance(letter.get("entry"), dict) else None
 
 
 def _set_aside(path: Path, taken: Path) -> None:
@@ -112,7 +139,7 @@ def _set_aside(path: Path, taken: Path) -> None:
         with contextlib.suppress(FileNotFoundError):
             path.rename(taken)
         return
-    append_lines(taken, read_lines(path), sync=True)
+    append_raw(taken, raw_lines(path), sync=True)
     path.unlink(missing_ok=True)
 
 
@@ -120,26 +147,36 @@ def _offer(
     letters: Sequence[dict[str, Any]], deliver: Callable[[Sequence[AuditEntry]], None]
 ) -> list[DeadLetter]:
     """Deliver letters; give those back that can't be."""
-    entries, dead, raws = [], [], {}
+    entries, raws = [], []
+    dead: list[DeadLetter] = []
     for letter in letters:
-        raw = orjson.dumps(letter.get("entry"))
+        raw = orjson.dumps(letter["entry"])
         try:
             entry = AuditEntry.from_dict(letter["entry"])
         except (ValueError, LookupError, TypeError):
             dead.append(DeadLetter(raw, str(letter.get("why"))))
             continue
         entries.append(entry)
-        raws[entry.id, entry.phase] = raw
+        raws.append(raw)
     if entries:
         try:
             deliver(entries)
         except Rejected as error:
             wanted = {(entry.id, entry.phase) for entry in error.entries}
-            dead += [DeadLetter(raw, error.why) for key, raw in raws.items() if key in wanted]
+            rejected = [
+                DeadLetter(raw, error.why)
+                for entry, raw in zip(entries, raws, strict=True)
+                if (entry.id, entry.phase) in wanted
+            ]
+            if not rejected:
+                raise Retry(
+                    why=f"it rejected entries that it was not given ({error.why})"
+                ) from error
+            dead += rejected
     return dead
 
 
-def _batches(lines: Iterable[dict[str, Any]], most: int) -> Iterator[list[dict[str, Any]]]:
+def _batches(lines: Iterable[bytes], most: int) -> Iterator[list[bytes]]:
     iterator = iter(lines)
     while some := list(islice(iterator, most)):
         yield some

@@ -11,7 +11,7 @@ from klaviyo_audit.sinks.backlog import Backlog
 from klaviyo_audit.sinks.bookmark import load_bookmark
 from klaviyo_audit.sinks.files import journal_files, live_number
 from klaviyo_audit.sinks.folder import SINKS_NAME
-from klaviyo_audit.sinks.receipts import delivered_marks
+from klaviyo_audit.sinks.receipts import delivered_marks, missing_bookmark
 from klaviyo_audit.sinks.registry import EPHEMERAL
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def _backlog(folder: Path, bookmark: Bookmark | None) -> Backlog:
         folder.parent.parent,
         bookmark,
         marks=lambda: delivered_marks(folder),
+        search=bookmark is None and missing_bookmark(folder) is not None,
         patient=False,
         tell=lambda _: None,
     )

@@ -29,7 +29,14 @@ def append_lines(path: Path, lines: Iterable[dict[str, Any]], *, sync: bool) -> 
     Raises:
         OSError: They could not be written whole; what was written of them is taken back.
     """
-    data = b"".join(orjson.dumps(line) + b"\n" for line in lines)
+    append_raw(path, [orjson.dumps(line) for line in lines], sync=sync)
+
+
+def append_raw(path: Path, lines: Iterable[bytes], *, sync: bool) -> None:
+    """Add lines (without their newlines) as they are; otherwise like `append_lines`."""
+    data = b"".join([line + b"\n" for line in lines])
+    if not data:
+        return
     fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, FILE_MODE)
     try:
         size = os.fstat(fd).st_size
@@ -55,14 +62,25 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     Raises:
         OSError: It cannot be read. A missing file has no lines.
     """
+    for line in raw_lines(path):
+        if (found := decoded(line)) is not None:
+            yield found
+
+
+def raw_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file as they are, without newlines; those with nothing but blanks left out.
+
+    Raises:
+        OSError: It cannot be read. A missing file has no lines.
+    """
     try:
         file = open_journal(path)
     except FileNotFoundError:
         return
     with file:
         for line in file:
-            if (found := _decoded(line)) is not None:
-                yield found
+            if line.strip():
+                yield line.removesuffix(b"\n")
 
 
 def last_lines(path: Path, count: int) -> list[dict[str, Any]]:
@@ -83,11 +101,12 @@ def last_lines(path: Path, count: int) -> list[dict[str, Any]]:
             start -= step
             file.seek(start)
             data = file.read(step) + data
-    found = [_decoded(line) for line in data.split(b"\n")]
+    found = [decoded(line) for line in data.split(b"\n")]
     return [line for line in found if line is not None][-count:]
 
 
-def _decoded(line: bytes) -> dict[str, Any] | None:
+def decoded(line: bytes) -> dict[str, Any] | None:
+    """The object in a line; None if there is none."""
     try:
         found = orjson.loads(line)
     except ValueError:

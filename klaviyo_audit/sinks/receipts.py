@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from klaviyo_audit import clock
+from klaviyo_audit.sinks.bookmark import BOOKMARK_NAME
 from klaviyo_audit.sinks.lines import append_lines, last_lines
 
 if TYPE_CHECKING:
@@ -82,6 +83,27 @@ def delivered_marks(folder: Path) -> list[str]:
     receipts = last_lines(folder / RECEIPTS_NAME, _MARKS)
     marks = [receipt.get("last", {}).get("sum") for receipt in receipts]
     return [mark for mark in marks if isinstance(mark, str)]
+
+
+def missing_bookmark(folder: Path) -> str | None:
+    """What to tell of a sink without a bookmark that has got something before.
+
+    Returns:
+        None if there is no trace of an earlier delivery.
+
+    Raises:
+        OSError: The receipts cannot be read.
+    """
+    last = last_lines(folder / RECEIPTS_NAME, 1)
+    if not last and not (folder / RECEIPTS_NAME).exists():
+        return None
+    when = last[-1].get("acknowledged_at") if last else None
+    told = f"the last acknowledgement was at {when}" if when else "none of them can be read"
+    return (
+        f"the bookmark {folder / BOOKMARK_NAME} is missing, though there are receipts of what was "
+        f"delivered ({told}); the place is looked for by them. To have everything delivered again "
+        f"instead, remove the folder {folder}"
+    )
 
 
 def _position(place: Place, index: int | None) -> dict[str, int]:

@@ -98,6 +98,34 @@ def find_last(
     return None
 
 
+def find_late(
+    files: Sequence[JournalFile], number: int | None, marks: Sequence[str]
+) -> Cursor | None:
+    """Open the file before another one, where there may be late lines that were not delivered.
+
+    A writer may add to a file that was set aside while the next one is delivered already. Only a
+    bookmark knows how far both were read, so without one the end of that file is taken once more.
+
+    Args:
+        files: The journal's files, oldest first.
+        number: The number of the other file; None: it is the live one.
+        marks: As for `find_last`.
+
+    Returns:
+        The file before, after its last line that is known to have been delivered, or at its
+        beginning if none is. None if there is no such file.
+
+    Raises:
+        OSError: It cannot be read.
+        JournalCorrupt: It is compressed and damaged.
+    """
+    earlier = [f for f in files if f.number is not None and (number is None or f.number < number)]
+    if not earlier:
+        return None
+    ranks = {mark.encode(): rank for rank, mark in enumerate(marks)}
+    return Cursor(earlier[-1].path, _latest(earlier[-1], ranks) or Place(earlier[-1].number, 0, 0))
+
+
 def _latest(file: JournalFile, ranks: Mapping[bytes, int]) -> Place | None:
     best, found = -1, None
     with (

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from klaviyo_audit.errors import JournalCorrupt
 from klaviyo_audit.sinks.bookmark import load_bookmark
-from klaviyo_audit.sinks.deadletters import count_dead
+from klaviyo_audit.sinks.deadletters import count_dead, count_unreadable
 from klaviyo_audit.sinks.folder import SINKS_NAME, is_locked
 from klaviyo_audit.sinks.lag import lag_of
+from klaviyo_audit.sinks.receipts import missing_bookmark
 from klaviyo_audit.sinks.state import load_state
 
 if TYPE_CHECKING:
@@ -30,11 +31,13 @@ def sinks_status(directory: Path, names: tuple[str, ...]) -> list[dict[str, Any]
 
 def _sink_status(folder: Path, configured: bool) -> dict[str, Any]:
     state = load_state(folder)
-    problem = None
+    problem: str | None
     try:
         bookmark = load_bookmark(folder)
     except JournalCorrupt as error:
         bookmark, problem = None, str(error)
+    else:
+        problem = missing_bookmark(folder) if bookmark is None else None
     lag = lag_of(folder, bookmark)
     shipping = folder.is_dir() and is_locked(folder)
     members = {
@@ -50,6 +53,7 @@ def _sink_status(folder: Path, configured: bool) -> dict[str, Any]:
         "retry_at": state.get("retry_at"),
         "attempts_overdue": state.get("overdue", 0) if shipping else 0,
         "dead_letters": count_dead(folder) if folder.is_dir() else 0,
+        "dead_letters_unreadable": count_unreadable(folder) if folder.is_dir() else 0,
         "pid": state.get("pid") if shipping else None,
         "checkpoints_delivered": state.get("checkpoints", 0),
     }

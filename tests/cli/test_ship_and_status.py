@@ -174,6 +174,42 @@ def test_a_retry_that_was_killed_loses_no_dead_letter(journal, sink):
     assert status(journal)["dead_letters"] == 0
 
 
+@pytest.mark.parametrize("at_once", [1, 500])
+def test_lines_that_are_no_dead_letters_are_kept_and_told(journal, sink, monkeypatch, at_once):
+    monkeypatch.setenv("KLAVIYO_AUDIT_SHIP_BATCH_ENTRIES", str(at_once))
+    sink.raises = [lambda entries: Rejected(entries, "no")] * 7
+    run("ship", journal, "--sink", "mine")
+    folder = journal / "sinks" / "mine"
+    letters = (folder / "dead.jsonl").read_bytes().splitlines()
+    odd = [letters[0][:60], b"\xff\xfe garbage", b'["no letter"]', b'{"v":1,"why":"edited"}']
+    torn_end = letters[1][:-5]
+    content = [letters[0], odd[0], *letters[1:3], *odd[1:], *letters[3:], torn_end]
+    (folder / "dead.jsonl").write_bytes(b"\n".join(content))
+    assert status(journal)["dead_letters"] == 12
+    sink.raises = [Retry(why="down")]
+    assert run("ship", journal, "--sink", "mine", "--retry-dead").exit_code == 1
+    assert (folder / "dead.jsonl").read_bytes().splitlines() == content, "all of it is kept"
+    done = run("ship", journal, "--sink", "mine", "--retry-dead")
+    assert done.exit_code == 1
+    assert "7 dead letters delivered, 0 rejected again" in done.stderr
+    assert "5 lines of dead.jsonl are no dead letters" in done.stderr
+    assert "line 2, 5, 6, 7, 12" in done.stderr
+    assert str(folder / "dead.unreadable") in done.stderr.replace("\n", "")
+    assert (folder / "dead.unreadable").read_bytes().splitlines() == [*odd, torn_end]
+    assert len(sink.entries) == 7
+    found = status(journal)
+    assert (found["dead_letters"], found["dead_letters_unreadable"]) == (0, 5)
+    assert run("ship", journal, "--sink", "mine", "--retry-dead").exit_code == 0
+    assert (folder / "dead.unreadable").read_bytes().splitlines() == [*odd, torn_end]
+
+
+def test_a_sink_that_rejects_what_it_was_not_given_loses_no_dead_letter(journal, sink):
+    sink.raises = [lambda entries: Rejected(entries, "no"), Rejected((), "odd")]
+    run("ship", journal, "--sink", "mine")
+    assert run("ship", journal, "--sink", "mine", "--retry-dead").exit_code == 1
+    assert status(journal)["dead_letters"] == 7
+
+
 def test_following_until_it_is_told_to_stop(journal):
     command = [sys.executable, "-m", "klaviyo_audit", "ship", str(journal), "--sink", "stdout"]
     with subprocess.Popen([*command, "--follow"], stdout=subprocess.PIPE, text=True) as process:

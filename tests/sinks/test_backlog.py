@@ -3,6 +3,7 @@
 import fcntl
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,11 @@ from hypothesis import strategies as st
 
 from klaviyo_audit.journal.format import encode
 from klaviyo_audit.journal.segments import rotated_files
+from klaviyo_audit.sinks import cursor
 from klaviyo_audit.sinks.bookmark import load_bookmark
 from klaviyo_audit.sinks.lag import is_delivered_up_to, lag_of, needed_from
 from klaviyo_audit.sinks.shipper import Pace, Shipper
+from klaviyo_audit.sinks.status import sinks_status
 from tests.journal.sealing import append, entry, make_sealer, settle
 from tests.journal.sealing import write as write_lines
 from tests.sinks.conftest import Recorded
@@ -96,8 +99,6 @@ def test_late_lines_in_a_file_that_was_set_aside(trail, shipper, recorded, resta
 
 
 def _until(condition, seconds=10):
-    import time
-
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -168,6 +169,63 @@ def test_a_line_in_the_making_that_was_cut_and_written_anew(trail, shipper, reco
     write_lines(trail.folder, 1, start=1)
     assert worker.run_once(20)
     assert recorded.actions == ["test", "test"]
+
+
+def test_a_torn_line_that_was_read_with_others_and_then_written_anew(trail, shipper, recorded):
+    """What was read ahead of the place is not believed later."""
+    write_lines(trail.folder, 1)
+    worker = shipper(recorded)
+    append(trail.folder, line(50) + b"x" * 60)
+    assert worker.run_once(20)
+    os.truncate(trail.path, trail.path.stat().st_size - 60)
+    append(trail.folder, line(51))
+    assert worker.run_once(20)
+    assert ids(recorded) == ["id-0", "id-50", "id-51"]
+    assert worker.condition.damaged == 0
+
+
+@pytest.mark.parametrize("tail", [40, 5_000, 200_000])
+@pytest.mark.parametrize("longer", [False, True])
+def test_a_line_in_the_making_that_was_written_anew_to_no_less_than_its_length(
+    trail, shipper, recorded, tail, longer
+):
+    """Between two looks: what was searched for a line end already has one now."""
+    write_lines(trail.folder, 1)
+    worker = shipper(recorded)
+    assert worker.run_once(20)
+    good = trail.path.stat().st_size
+    append(trail.folder, b"x" * tail)
+    assert worker.run_once(20)
+    os.truncate(trail.path, good)
+    numbers = range(50, 52 + tail // len(line(50)))
+    anew = b"".join(line(number) for number in numbers)
+    append(trail.folder, anew if longer else anew[:tail])
+    assert worker.run_once(20)
+    whole = len(numbers) if longer else anew[:tail].count(b"\n")
+    assert ids(recorded) == ["id-0", *expected((50, 50 + whole))]
+    append(trail.folder, b"" if longer else anew[tail:])
+    append(trail.folder, line(49))
+    assert worker.run_once(20)
+    assert ids(recorded) == ["id-0", *expected((50, 50 + len(numbers))), "id-49"]
+
+
+def test_what_was_searched_is_searched_anew_in_the_end(trail, shipper, recorded, monkeypatch):
+    """Somebody has written a line end and left the bytes around the searched end as they were."""
+    monkeypatch.setattr(cursor, "_SEARCH_SECONDS", 0.3)
+    write_lines(trail.folder, 1)
+    worker = shipper(recorded)
+    assert worker.run_once(20)
+    good = trail.path.stat().st_size
+    append(trail.folder, b"x" * 5_000)
+    assert worker.run_once(20)
+    with trail.path.open("r+b") as file:
+        file.seek(good)
+        file.write(line(50))
+    until = time.monotonic() + 10
+    while len(ids(recorded)) < 2 and time.monotonic() < until:
+        assert worker.run_once(20)
+        time.sleep(0.05)
+    assert ids(recorded) == ["id-0", "id-50"]
 
 
 @pytest.mark.parametrize("live", [True, False], ids=["while shipping", "between two runs"])
@@ -252,6 +310,63 @@ def test_a_damaged_bookmark_is_made_up_for_by_the_receipts(trail, ship, recorded
     assert ship(recorded)
     assert ids(recorded) == [*expected((0, 3)), "id-50"]
     assert any("can't be used" in message for message in told)
+
+
+def test_a_deleted_bookmark_is_made_up_for_by_the_receipts_and_told(trail, ship, recorded, told):
+    write_lines(trail.folder, 3)
+    ship(recorded)
+    folder = trail.folder / "sinks" / "recorded"
+    assert sinks_status(trail.folder, ())[0]["error"] is None
+    (folder / "bookmark").unlink()
+    append(trail.folder, line(50))
+    found = sinks_status(trail.folder, ())[0]
+    assert "the bookmark" in found["error"]
+    assert "is missing" in found["error"]
+    assert found["lag_entries"] == 1
+    assert ship(recorded)
+    assert ids(recorded) == [*expected((0, 3)), "id-50"]
+    missing, going_on = told
+    assert f"the bookmark {folder / 'bookmark'} is missing" in missing
+    assert f"remove the folder {folder}" in missing
+    assert "going on after the last line that matches, line 5 of audit.jsonl" in going_on
+    assert sinks_status(trail.folder, ())[0]["error"] is None
+    told.clear()
+    shutil.rmtree(folder)
+    assert ship(recorded)
+    assert ids(recorded)[4:] == [*expected((0, 3)), "id-50"], "as the message says"
+    assert told == []
+
+
+def test_neither_bookmark_nor_a_fitting_receipt(trail, ship, recorded, told):
+    write_lines(trail.folder, 3)
+    ship(recorded)
+    folder = trail.folder / "sinks" / "recorded"
+    (folder / "bookmark").unlink()
+    (folder / "receipts.jsonl").write_bytes(b"garbage")
+    assert ship(recorded)
+    assert ids(recorded) == expected((0, 3), (0, 3))
+    assert "none of them can be read" in told[0]
+    assert "starting at its beginning" in told[1]
+
+
+def test_late_lines_are_not_lost_with_the_bookmark(trail, shipper, recorded, told):
+    """A stopped writer adds to a file that was set aside, after its successor was delivered."""
+    write_lines(trail.folder, 5)
+    stopped = os.open(trail.path, os.O_WRONLY | os.O_APPEND)
+    fcntl.flock(stopped, fcntl.LOCK_SH)
+    worker = shipper(recorded)
+    assert worker.run_once(10)
+    seal_and_rotate(trail.folder)
+    write_lines(trail.folder, 5, 10)
+    assert _until(lambda: worker.run_once(10) and len(ids(recorded)) == 10)
+    worker.close()
+    (worker.folder / "bookmark").unlink()
+    os.write(stopped, line(99))
+    os.close(stopped)
+    worker = shipper(recorded)
+    assert _until(lambda: worker.run_once(10) and "id-99" in ids(recorded))
+    assert ids(recorded) == [*expected((0, 5), (10, 15)), "id-99"]
+    assert "is missing" in told[0]
 
 
 def test_nothing_is_known_any_more_so_everything_is_delivered_again(trail, ship, recorded, told):

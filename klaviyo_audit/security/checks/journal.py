@@ -161,6 +161,8 @@ def _troubles(sink: dict[str, Any]) -> Iterator[str]:
         yield f"{name}: {sink['error']}"
     if sink["dead_letters"]:
         yield f"{name}: dead letters: {sink['dead_letters']:,}"
+    if sink["dead_letters_unreadable"]:
+        yield f"{name}: lines in dead.unreadable: {sink['dead_letters_unreadable']:,}"
     if sink["state"] in ("hung", "stopped"):
         yield f"{name} is {sink['state']}"
     if sink["lag_entries"] and sink["lag_seconds"] > _BEHIND_SECONDS:
