@@ -11,7 +11,7 @@ from klaviyo_audit.context import ACTOR, ActorContext
 from klaviyo_audit.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection
 
     Address = ipaddress.IPv4Address | ipaddress.IPv6Address
     Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -21,6 +21,7 @@ UNIX_SOCKET: Final = "unix"
 
 _IPV4_PREFIX: Final = 24
 _IPV6_PREFIX: Final = 48
+_MAPPED_PREFIX: Final = 96
 _MAX_HOPS: Final = 32
 
 
@@ -72,7 +73,7 @@ class ActorRules:
         on_behalf_of_header: str | None = None,
         reason_header: str | None = None,
         ticket_header: str | None = None,
-        trusted_proxies: Iterable[str] = (),
+        trusted_proxies: str | Collection[str] = (),
         ip: Literal["truncated", "full", "none"] = "truncated",
         anonymous: str = "anonymous",
     ) -> None:
@@ -81,8 +82,14 @@ class ActorRules:
             "reason": reason_header,
             "ticket": ticket_header,
         }
-        self._user_header = user_header.lower() if user_header else None
-        self._headers = {what: name.lower() for what, name in named.items() if name}
+        self._user_header = _header_name("user_header", user_header)
+        lowered = {what: _header_name(f"{what}_header", name) for what, name in named.items()}
+        self._headers = {what: name for what, name in lowered.items() if name is not None}
+        if not isinstance(trusted_proxies, str | list | tuple | set | frozenset):
+            raise ConfigurationError(
+                f"trusted_proxies is a {type(trusted_proxies).__name__}; give a list of addresses "
+                "and networks, e.g. ['10.0.0.0/8']"
+            )
         proxies = [trusted_proxies] if isinstance(trusted_proxies, str) else list(trusted_proxies)
         self._unix = UNIX_SOCKET in proxies
         self._networks = [_network(text) for text in proxies if text != UNIX_SOCKET]
@@ -132,7 +139,7 @@ class ActorRules:
             return None
         address = _address(request.peer)
         if trusted:
-            hops = ",".join(request.header("x-forwarded-for")).split(",")
+            hops = ",".join(request.header("x-forwarded-for")).rsplit(",", _MAX_HOPS)
             for hop in reversed(hops[-_MAX_HOPS:]):
                 found = _address(hop.strip())
                 if found is None:
@@ -215,13 +222,16 @@ def _name(values: list[str]) -> str | None:
 
 
 def _address(text: str) -> Address | None:
-    """An address, also as ``[::1]:8080`` or ``10.0.0.1:8080``; None for anything else."""
+    """An address, also as ``[::1]:8080`` or ``10.0.0.1:8080``; None for anything else.
+
+    Without its zone: that names the server's interface, and in a header it can be any text.
+    """
     if text.startswith("["):
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:
         text = text.partition(":")[0]
     try:
-        address = ipaddress.ip_address(text)
+        address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
         return None
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
@@ -230,9 +240,23 @@ def _address(text: str) -> Address | None:
 
 def _network(text: str) -> Network:
     try:
-        return ipaddress.ip_network(text)
+        if not isinstance(text, str):
+            raise ValueError(f"it is of type {type(text).__name__}")  # noqa: TRY004, TRY301
+        network = ipaddress.ip_network(text)
     except ValueError as error:
         raise ConfigurationError(
             f"trusted_proxies: {text!r} is no address and no network ({error}); allowed: "
             "'10.0.0.5', '10.0.0.0/8', 'fd00::/8' or 'unix'"
         ) from None
+    # Addresses are compared in their own form: ::ffff:10.0.0.0/104 is 10.0.0.0/8.
+    first = network.network_address
+    mapped = first.ipv4_mapped if isinstance(first, ipaddress.IPv6Address) else None
+    if mapped is None or network.prefixlen < _MAPPED_PREFIX:
+        return network
+    return ipaddress.ip_network((mapped, network.prefixlen - _MAPPED_PREFIX))
+
+
+def _header_name(argument: str, name: str | None) -> str | None:
+    if name is not None and (not isinstance(name, str) or not name):
+        raise ConfigurationError(f"{argument}: {name!r} is no name of a header")
+    return None if name is None else name.lower()

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 SCOPE_KEY: Final = "klaviyo_webhook"
 """Where the application finds the `WebhookDelivery` in the request's scope."""
-_FIRST_SERVER_ERROR: Final = 500
 
 
 class KlaviyoWebhooks:
@@ -85,21 +84,23 @@ class KlaviyoWebhooks:
         except AuditUnavailable:
             await _answer(send, webhooks.UNAVAILABLE_STATUS, webhooks.UNAVAILABLE_BODY)
             return
-        status = _FIRST_SERVER_ERROR
+        work = webhooks.Work(self.receiver, delivery)
+        is_answered = False
 
         async def watched(message: Message) -> None:
-            nonlocal status
+            nonlocal is_answered
             if message["type"] == "http.response.start":
-                status = message["status"]
+                is_answered = True
+                work.answers(message["status"])
             await send(message)
 
         try:
             await self._app({**scope, SCOPE_KEY: delivery}, _replay(body, receive), watched)
         except BaseException:
-            self.receiver.failed(delivery)
+            work.fails()
             raise
-        if status >= _FIRST_SERVER_ERROR:
-            self.receiver.failed(delivery)
+        if not is_answered:
+            work.fails()
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
         """The whole body; None when it is refused, which is recorded then."""

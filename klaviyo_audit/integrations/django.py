@@ -70,10 +70,18 @@ class ActorMiddleware:
 
     def __init__(self, get_response: Callable[[Any], Any]) -> None:
         self._next = get_response
-        rules = dict(_settings().get("actor", {}))
+        given = _settings().get("actor", {})
+        if not isinstance(given, Mapping):
+            raise ConfigurationError(
+                f'settings.KLAVIYO_AUDIT["actor"] is a {type(given).__name__}; it has to be a dict'
+            )
+        rules = dict(given)
         user = rules.pop("user", None)
         self._user = import_string(user) if isinstance(user, str) else user or _user
-        self._rules = ActorRules(**rules)
+        try:
+            self._rules = ActorRules(**rules)
+        except TypeError as error:  # it names the argument that there is not
+            raise ConfigurationError(f'settings.KLAVIYO_AUDIT["actor"]: {error}') from None
         self._is_async = iscoroutinefunction(get_response)
         if self._is_async:
             markcoroutinefunction(self)

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 ATTRIBUTE: Final = "klaviyo_webhook"
 """Where the view finds the `WebhookDelivery` on the request."""
 _CHUNK: Final = 65536
-_FIRST_SERVER_ERROR: Final = 500
 
 
 def klaviyo_webhook(secret: Any, **options: Any) -> Callable[[Any], Any]:
@@ -147,6 +146,5 @@ def _body(receiver: WebhookReceiver, request: Any, headers: list[tuple[str, str]
 
 
 def _settled(receiver: WebhookReceiver, delivery: WebhookDelivery, response: Any) -> Any:
-    if response.status_code >= _FIRST_SERVER_ERROR:
-        receiver.failed(delivery)
+    webhooks.Work(receiver, delivery).answers(response.status_code)
     return response

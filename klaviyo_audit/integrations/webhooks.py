@@ -38,6 +38,7 @@ UNAVAILABLE_STATUS: Final = 503
 """The delivery may be good but cannot be recorded or remembered now: Klaviyo sends it again."""
 UNAVAILABLE_BODY: Final = b"unavailable\n"
 MAX_BODY: Final = 5 * 2**20
+_FIRST_SERVER_ERROR: Final = 500
 
 _MAX_LISTED: Final = 50
 _REFUSALS_A_MINUTE: Final = 120
@@ -190,6 +191,36 @@ class WebhookReceiver:
         from klaviyo_audit.default import default_auditor
 
         return default_auditor()
+
+
+class Work:
+    """The program's work on one delivery: if it fails, the delivery is let come again, once.
+
+    Told of the status before the answer is sent: a sender that sees it may try again at once, at
+    another worker. And only once: by a second time, that try may have been accepted.
+
+    Args:
+        receiver: Where the delivery came from.
+        delivery: The delivery.
+    """
+
+    __slots__ = ("_delivery", "_has_failed", "_receiver")
+
+    def __init__(self, receiver: WebhookReceiver, delivery: WebhookDelivery) -> None:
+        self._receiver = receiver
+        self._delivery = delivery
+        self._has_failed = False
+
+    def answers(self, status: int) -> None:
+        """The program is about to answer with this status."""
+        if status >= _FIRST_SERVER_ERROR:
+            self.fails()
+
+    def fails(self) -> None:
+        """The program failed."""
+        if not self._has_failed:
+            self._has_failed = True
+            self._receiver.failed(self._delivery)
 
 
 @lru_cache(maxsize=64)

@@ -11,7 +11,7 @@ from klaviyo_audit.integrations.webhooks import WebhookReceiver
 from klaviyo_audit.klaviyo.webhook import Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
     from klaviyo_audit.klaviyo.webhook import WebhookDelivery
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 ENVIRON_KEY: Final = "klaviyo_audit.webhook"
 """Where the application finds the `WebhookDelivery` in the request's environ."""
 _CHUNK: Final = 65536
-_FIRST_SERVER_ERROR: Final = 500
 _STATUS_LINES: Final = {401: "401 Unauthorized", 503: "503 Service Unavailable"}
 
 
@@ -86,19 +85,21 @@ class KlaviyoWebhooks:
     def _run(
         self, environ: WSGIEnvironment, start_response: StartResponse, delivery: WebhookDelivery
     ) -> Iterable[bytes]:
-        status = _FIRST_SERVER_ERROR
+        work = webhooks.Work(self.receiver, delivery)
+        is_answered = False
 
         def watched(line: str, *rest: Any) -> Any:
-            nonlocal status
-            status = int(line[:3])
+            nonlocal is_answered
+            is_answered = True
+            work.answers(int(line[:3]))
             return start_response(line, *rest)
 
         try:
             parts = self._app(environ, watched)
         except BaseException:
-            self.receiver.failed(delivery)
+            work.fails()
             raise
-        return _Watched(parts, lambda: status, lambda: self.receiver.failed(delivery))
+        return _Watched(parts, lambda: is_answered, work)
 
     def _body(self, environ: WSGIEnvironment, headers: list[tuple[str, str]]) -> bytes | None:
         """The whole body; None when it is refused, which is recorded then."""
@@ -131,21 +132,23 @@ class KlaviyoWebhooks:
 
 
 class _Watched:
-    """A response that is told about when it has ended."""
+    """A response whose making may still fail while it is sent."""
 
-    def __init__(self, parts: Iterable[bytes], status: Any, failed: Any) -> None:
+    def __init__(
+        self, parts: Iterable[bytes], is_answered: Callable[[], bool], work: webhooks.Work
+    ) -> None:
         self._parts = parts
-        self._status = status
-        self._failed = failed
-        self._ended = False
+        self._is_answered = is_answered
+        self._work = work
 
     def __iter__(self) -> Iterator[bytes]:
         try:
             yield from self._parts
-        except BaseException:
-            self._end(failed=True)
+        except GeneratorExit:  # the sender does not read on; the program did its work
             raise
-        self._end(failed=self._status() >= _FIRST_SERVER_ERROR)
+        except BaseException:
+            self._work.fails()
+            raise
 
     def close(self) -> None:
         """Called by the server when the response is over, sent whole or not."""
@@ -154,13 +157,8 @@ class _Watched:
             if close is not None:
                 close()
         finally:
-            self._end(failed=self._status() >= _FIRST_SERVER_ERROR)
-
-    def _end(self, *, failed: bool) -> None:
-        if not self._ended:
-            self._ended = True
-            if failed:
-                self._failed()
+            if not self._is_answered():
+                self._work.fails()
 
 
 def environ_headers(environ: WSGIEnvironment) -> list[tuple[str, str]]:

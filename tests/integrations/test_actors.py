@@ -89,6 +89,11 @@ def test_a_header_that_is_there_twice_names_nobody(doubled):
         ("1.1.1.1, garbage", "10.1.2.0/24"),
         ("", "10.1.2.0/24"),
         ("10.9.9.9, 10.8.8.8", "10.9.9.0/24"),
+        ("1.1.1.1, unknown", "10.1.2.0/24"),
+        ("unknown, 198.51.100.7", "198.51.100.0/24"),
+        ("[::ffff:198.51.100.7]:443", "198.51.100.0/24"),
+        (("1.1.1.1", "198.51.100.7"), "198.51.100.0/24"),  # the header twice: in their order
+        ("198.51.100.7," + "10.9.9.9," * 40 + "10.8.8.8", "10.9.9.0/24"),  # beyond 32 hops
     ],
 )
 def test_the_clients_address(forwarded, kept):
@@ -100,6 +105,24 @@ def test_how_much_of_an_address_is_kept():
     assert ActorRules(ip="full").actor(asked)["ip"] == "198.51.100.7"
     assert "ip" not in ActorRules(ip="none").actor(asked)
     assert "ip" not in ActorRules().actor(request("not an address"))
+
+
+def test_a_zone_is_no_place_for_text():
+    """What follows a % in an address is any text, and would get around the truncation."""
+    for spelt in ("2001:db8::7%dana.miller", "[2001:db8::7%dana.miller]:443"):
+        asked = request(PROXY, x_forwarded_for=spelt)
+        assert behind_a_proxy(ip="full").actor(asked)["ip"] == "2001:db8::7"
+        assert behind_a_proxy().actor(asked)["ip"] == "2001:db8::/48"
+    linked = ActorRules(**HEADERS, trusted_proxies=["fe80::/10"])
+    assert linked.actor(request("fe80::1%eth0", x_forwarded_user="dana"))["user_id"] == "dana"
+
+
+def test_proxies_in_their_ipv6_form():
+    for network in ("::ffff:10.1.2.3", "::ffff:10.0.0.0/104"):
+        rules = ActorRules(**HEADERS, trusted_proxies=[network])
+        for peer in (PROXY, f"::ffff:{PROXY}"):
+            assert rules.actor(request(peer, x_forwarded_user="dana"))["user_id"] == "dana"
+        assert rules.actor(request(x_forwarded_user="dana"))["user_id"] == "anonymous"
 
 
 def test_a_session_is_kept_as_a_fingerprint():
@@ -125,6 +148,10 @@ def test_whatever_comes_in(peer, forwarded, user):
         ({"trusted_proxies": ["proxy.internal"]}, "proxy.internal"),
         ({"ip": "half"}, "half"),
         ({"anonymous": ""}, "anonymous"),
+        ({"trusted_proxies": [5]}, "5 is no address.*type int"),
+        ({"trusted_proxies": b"10.0.0.1"}, "bytes"),
+        ({"trusted_proxies": None}, "NoneType"),
+        ({"trusted_proxies": ["unix"], "user_header": 5}, "user_header: 5"),
     ],
 )
 def test_mistakes_are_told_when_the_program_starts(given, said):

@@ -1,5 +1,7 @@
 """WebhookReceiver and the memories of deliveries, without a server."""
 
+import asyncio
+import io
 import os
 import threading
 import time
@@ -7,6 +9,7 @@ import time
 import pytest
 
 from klaviyo_audit import Auditor, AuditUnavailable, WebhookVerificationError
+from klaviyo_audit.integrations import asgi_webhooks, wsgi_webhooks
 from klaviyo_audit.integrations.replays import ReplayMemory, SharedReplayMemory
 from klaviyo_audit.integrations.webhooks import WebhookReceiver, fingerprint, matches, normal_paths
 from tests.deliveries import SECRET, delivery
@@ -162,3 +165,89 @@ def test_paths(path, matching):
     assert matches(normal_paths("/hook"), path) is matching
     assert matches(normal_paths(["/x", "hook/"]), path) is matching
     assert matches(None, path)
+
+
+def _wsgi_environ(body, headers):
+    names = {f"HTTP_{name.upper().replace('-', '_')}": text for name, text in headers.items()}
+    return {
+        **names,
+        "PATH_INFO": "/klaviyo",
+        "CONTENT_LENGTH": str(len(body)),
+        "wsgi.input": io.BytesIO(body),
+    }
+
+
+def test_a_failed_delivery_may_come_again_as_soon_as_the_failure_is_seen_and_only_once(auditor):
+    """A sender that sees the 500 may reach another worker before this one has cleaned up."""
+    body, headers = delivery()
+
+    def app(_environ, start_response):
+        def parts():
+            yield b"fail"
+            raise RuntimeError("once more, after the status")
+
+        start_response("500 Internal Server Error", [])
+        return parts()
+
+    wrapped = wsgi_webhooks.KlaviyoWebhooks(app, SECRET, path="/klaviyo", auditor=auditor)
+    seen = []
+
+    def start_response(line, _headers):
+        seen.append(line)
+        wrapped.receiver.receive(body, headers)  # the retry, accepted at another worker
+
+    with pytest.raises(RuntimeError):
+        list(wrapped(_wsgi_environ(body, headers), start_response))
+    assert seen == ["500 Internal Server Error"]
+    with pytest.raises(WebhookVerificationError) as refused:
+        wrapped.receiver.receive(body, headers)
+    assert refused.value.reason == "replayed"
+
+
+def test_the_same_under_asgi(auditor):
+    body, headers = delivery()
+
+    async def app(_scope, _receive, send):
+        await send({"type": "http.response.start", "status": 500, "headers": []})
+        raise RuntimeError("as Starlette does, after its answer")
+
+    wrapped = asgi_webhooks.KlaviyoWebhooks(app, SECRET, path="/klaviyo", auditor=auditor)
+    pairs = [(name.lower().encode(), text.encode()) for name, text in headers.items()]
+    scope = {"type": "http", "path": "/klaviyo", "headers": pairs}
+
+    async def receive():
+        return {"type": "http.request", "body": body}
+
+    async def send(message):
+        assert message["status"] == 500
+        wrapped.receiver.receive(body, headers)
+
+    with pytest.raises(RuntimeError, match="Starlette"):
+        asyncio.run(wrapped(scope, receive, send))
+    with pytest.raises(WebhookVerificationError) as refused:
+        wrapped.receiver.receive(body, headers)
+    assert refused.value.reason == "replayed"
+
+
+def test_a_program_that_answers_nothing_has_failed(auditor):
+    body, headers = delivery()
+
+    async def silent(_scope, _receive, _send):
+        return
+
+    asgi = asgi_webhooks.KlaviyoWebhooks(silent, SECRET, path="/klaviyo", auditor=auditor)
+    pairs = [(name.lower().encode(), text.encode()) for name, text in headers.items()]
+
+    async def receive():
+        return {"type": "http.request", "body": body}
+
+    scope = {"type": "http", "path": "/klaviyo", "headers": pairs}
+    asyncio.run(asgi(scope, receive, None))
+    wsgi = wsgi_webhooks.KlaviyoWebhooks(
+        lambda _environ, _start: [], SECRET, path="/klaviyo", auditor=auditor
+    )
+    answer = wsgi(_wsgi_environ(body, headers), None)
+    assert list(answer) == []
+    answer.close()
+    for receiver in (asgi.receiver, wsgi.receiver):
+        receiver.receive(body, headers)
