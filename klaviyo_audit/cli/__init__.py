@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import click
 
@@ -32,7 +33,20 @@ from klaviyo_audit.cli import (
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """The commands; what is wrong with a command line is said without the secrets in it."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except click.ClickException as error:
+            from klaviyo_audit.privacy.text import without_secrets
+
+            vars(error)["message"] = without_secrets(error.message)  # final, for type checkers
+            raise
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="klaviyo-audit")
 def main() -> None:
     """Read and check the audit trail of a program's calls to Klaviyo."""

@@ -37,10 +37,12 @@ def locate(given: Path | None) -> Path:
 
 
 def fail(message: str) -> NoReturn:
-    """Print what went wrong and exit with `CANNOT_CHECK`."""
+    """Print what went wrong, without secrets, and exit with `CANNOT_CHECK`."""
+    from klaviyo_audit.privacy.text import without_secrets
     from klaviyo_audit.rendering import clean
 
-    click.echo(f"klaviyo-audit: {clean(message, 2000)}", err=True)
+    # A key that was typed where its variable's name belongs would end up in the log of a CI job.
+    click.echo(f"klaviyo-audit: {clean(without_secrets(message), 2000)}", err=True)
     raise SystemExit(CANNOT_CHECK)
 
 

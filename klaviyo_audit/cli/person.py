@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from klaviyo_audit.cli.location import fail
 
@@ -12,6 +12,15 @@ if TYPE_CHECKING:
 
     from klaviyo_audit.privacy.pseudonyms import Pseudonyms
     from klaviyo_audit.settings import Settings
+
+_WORDS: Final = {
+    "email": "an e-mail address",
+    "phone": "a phone number",
+    "external_id": "an external id",
+    "anonymous_id": "an anonymous id",
+    "name": "a name",
+    "user": "a user",
+}
 
 
 def settings_for(directory: Path) -> Settings:
@@ -23,6 +32,18 @@ def settings_for(directory: Path) -> Settings:
         return load(dir=directory if directory.is_dir() else directory.parent)
     except ConfigurationError as error:
         fail(str(error))
+
+
+def understood(persons: Iterable[str]) -> str:
+    """How what was given for persons was understood, for a message that nothing was found."""
+    from klaviyo_audit.analysis.query import identifier
+    from klaviyo_audit.privacy.pseudonyms import PATTERN
+
+    kinds = dict.fromkeys(
+        "a pseudonym" if PATTERN.fullmatch(one) else _WORDS[identifier(one)[0].value]
+        for one in persons
+    )
+    return " and ".join(kinds)
 
 
 def names_of(persons: Iterable[str], settings: Settings) -> tuple[str, ...]:

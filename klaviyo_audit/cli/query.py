@@ -41,7 +41,7 @@ def query(
     A person is found by their pseudonyms, by every key there is. Exit code 1: nothing was found.
     """
     from klaviyo_audit.analysis import query as queries
-    from klaviyo_audit.cli.person import names_of, settings_for
+    from klaviyo_audit.cli.person import names_of, settings_for, understood
     from klaviyo_audit.errors import KlaviyoAuditError
 
     path = locate(directory)
@@ -59,7 +59,10 @@ def query(
     except (KlaviyoAuditError, OSError) as error:
         fail(f"the journal cannot be read: {error}")
     if not count:
-        click.echo("no entry fits", err=True)
+        told = ""
+        if subjects:
+            told = f" (--subject was read as {understood(subjects)}; KIND:VALUE says which it is)"
+        click.echo(f"no entry fits{told}", err=True)
         raise SystemExit(1)
 
 

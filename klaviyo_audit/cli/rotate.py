@@ -46,13 +46,14 @@ def rotate(
 
     May be stopped at any time: the same command goes on. Each step is an entry of the trail.
 
-    Exit code 0: done, 1: not done yet, 2: cannot be done like this.
+    Exit code 0: done, 1: not done yet (run it again), 2: cannot be done like this: the same key
+    twice, a new key that is not live, of another account or without scopes that are used.
     """
     from klaviyo_audit.auditor import Auditor
     from klaviyo_audit.errors import KlaviyoAuditError
     from klaviyo_audit.klaviyo.account import KLAVIYO
     from klaviyo_audit.security.rotation import Plan, Rotation
-    from klaviyo_audit.security.rotation_state import RotationStopped
+    from klaviyo_audit.security.rotation_state import RotationImpossible, RotationStopped
 
     plan = Plan(
         old=key_in(old_name),
@@ -72,6 +73,8 @@ def rotate(
             journal=path, sinks=(), seal="off", service="klaviyo-audit", on_failure="block"
         ) as auditor:
             Rotation(auditor, plan, lambda text: click.echo(_clean(text))).run()
+    except RotationImpossible as error:
+        fail(str(error))
     except RotationStopped as error:
         click.echo(f"klaviyo-audit: {_clean(str(error))}", err=True)
         sys.exit(1)

@@ -16,7 +16,11 @@ from klaviyo_audit.klaviyo.account import KLAVIYO, KeyState, check_key
 from klaviyo_audit.klaviyo.keys import fingerprint
 from klaviyo_audit.privacy import CREDENTIALS
 from klaviyo_audit.security.keyuse import key_uses, shown, when
-from klaviyo_audit.security.rotation_state import RotationState, RotationStopped
+from klaviyo_audit.security.rotation_state import (
+    RotationImpossible,
+    RotationState,
+    RotationStopped,
+)
 from klaviyo_audit.security.trail import members_of
 
 if TYPE_CHECKING:
@@ -87,11 +91,15 @@ class Rotation:
         """Go through all steps that are not done yet.
 
         Raises:
-            RotationStopped: A step cannot be done, or not yet; the message says what to do.
+            RotationImpossible: It cannot be done with these keys.
+            RotationStopped: A step cannot be done yet; the message says what to do.
             OSError: The state or the journal cannot be read or written.
         """
         if self.old == self.new:
-            raise RotationStopped(f"{self._plan.new_name} holds the same key as the old one")
+            raise RotationImpossible(
+                f"{self._plan.new_name} holds the same key as {self._plan.old_name}: make a new "
+                "key in Klaviyo, and put it there"
+            )
         with self._state.only_one():
             self._done = self._state.read()
             if self._done:
@@ -111,7 +119,7 @@ class Rotation:
         new = check_key(plan.new, host=plan.host)
         if new.state not in {KeyState.LIVE, KeyState.LIVE_WITHOUT_SCOPE}:
             told = new.why or f"status {new.status}"
-            self._stop("new_key_refused", f"the new key is not live: {new.state.value} ({told})")
+            self._refuse("new_key_refused", f"the new key is not live: {new.state.value} ({told})")
         if "checked" in self._done:
             return
         old = check_key(plan.old, host=plan.host)
@@ -127,7 +135,7 @@ class Rotation:
         if None in sites:
             return "not known (needs accounts:read, or keys of the newer form)"
         if sites[0] != sites[1]:
-            self._stop(
+            self._refuse(
                 "other_account",
                 f"the new key is of another account ({sites[1]}) than the old one ({sites[0]})",
             )
@@ -148,7 +156,7 @@ class Rotation:
         used = set(use.scopes) if use is not None else set()
         lacking = sorted(used - new.scopes)
         if lacking:
-            self._stop(
+            self._refuse(
                 "scopes_missing",
                 f"the new key lacks scopes that the old one is used for: {', '.join(lacking)}. A "
                 "key's scopes cannot be changed: make another one",
@@ -279,6 +287,10 @@ class Rotation:
     def _stop(self, step: str, text: str) -> NoReturn:
         self._record(step, {}, Result.FAILURE)
         raise RotationStopped(text)
+
+    def _refuse(self, step: str, text: str) -> NoReturn:
+        self._record(step, {}, Result.FAILURE)
+        raise RotationImpossible(text)
 
     def _record(self, step: str, facts: Mapping[str, Any], result: Result | None) -> None:
         self._auditor.record(

@@ -23,6 +23,10 @@ class RotationStopped(KlaviyoAuditError):  # noqa: N818  (what happened, as in t
     """The rotation cannot go on. What is done stays done; the same command goes on from there."""
 
 
+class RotationImpossible(RotationStopped):
+    """It can never be done like this, however often the command is run: something has to change."""
+
+
 class RotationState:
     """The steps of one rotation that are done, and when; fingerprints and times, no keys.
 
@@ -59,7 +63,7 @@ class RotationState:
         """The steps that are done.
 
         Raises:
-            RotationStopped: The file does not hold what was written.
+            RotationImpossible: The file does not hold what was written.
         """
         try:
             state = orjson.loads(self._path.read_bytes())
@@ -68,7 +72,7 @@ class RotationState:
         except orjson.JSONDecodeError:
             state = None
         if not isinstance(state, dict) or not isinstance(state.get("done"), dict):
-            raise RotationStopped(f"{self._path} is damaged; remove it to begin anew")
+            raise RotationImpossible(f"{self._path} is damaged; remove it to begin anew")
         return dict(state["done"])
 
     def write(self, done: Mapping[str, Any]) -> None:

@@ -4,11 +4,15 @@ import json
 import subprocess
 import sys
 
+import pytest
 from click.testing import CliRunner
 
 from klaviyo_audit import __version__
 from klaviyo_audit.cli import main
 from klaviyo_audit.entry import AuditEntry, json_schema
+from tests import planted
+
+KEY = planted.API_KEY
 
 
 def test_help_names_every_command():
@@ -35,6 +39,7 @@ def test_schema_is_that_of_the_entry():
 def test_help_imports_neither_the_sdk_nor_what_only_commands_need():
     program = """
 import sys
+import pytest
 from click.testing import CliRunner
 from klaviyo_audit.cli import main
 assert CliRunner().invoke(main, ["--help"]).exit_code == 0
@@ -46,3 +51,34 @@ print(*{name.split(".")[0] for name in sys.modules})
     loaded = set(done.stdout.split())
     assert "klaviyo_audit" in loaded
     assert loaded.isdisjoint({"klaviyo_api", "openapi_client", "pydantic", "rich"})
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["keys", "verify", "--env", KEY],
+        ["keys", "rotate", "--old", KEY, "--new", "NEW"],
+        ["query", ".", "--since", KEY],
+        ["query", ".", KEY, KEY],
+        ["query", f"--{KEY}"],
+        [KEY],
+        ["verify", KEY],
+        ["scan", KEY],
+        ["scopes", "--code", KEY],
+        ["config", "check", "--policy", KEY],
+        ["check", "--journal", KEY, KEY],
+        ["check", "--wrong", KEY],
+    ],
+)
+def test_a_key_on_the_command_line_is_not_repeated(command, tmp_path):
+    """Typed where the name of its variable belongs, it would stay in the log of a CI job."""
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code != 0
+    assert KEY not in done.output
+    assert done.output
+
+
+def test_the_commands_say_that_something_is_wrong_with_what_they_mask(tmp_path):
+    done = CliRunner().invoke(main, ["keys", "verify", "--env", KEY])
+    assert done.exit_code == 2
+    assert done.stderr == "klaviyo-audit: the environment variable [secret] is not set\n"

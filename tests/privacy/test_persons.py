@@ -117,6 +117,9 @@ def test_query_finds_a_person_by_every_identifier_and_key(day):
     rotated = f"k2:{KEY[::-1]},k1:{KEY}"
     assert run("query", day, "--subject", DANA, pseudonym_key=rotated).exit_code == 0
     assert run("query", day, "--subject", DANA, pseudonym_key=f"k2:{KEY[::-1]}").exit_code == 1
+    unknown = run("query", day, "--subject", "what is this", pseudonym_key=KEY)
+    assert unknown.exit_code == 1
+    assert "--subject was read as an external id; KIND:VALUE says which it is" in unknown.stderr
     assert run("query", day, "--subject", "nobody@example.com", pseudonym_key=KEY).exit_code == 1
     assert "there is no key" in run("query", day, "--subject", DANA).output
 
