@@ -22,6 +22,8 @@ PROGRAM_KEY = "KLAVIYO_API_KEY"
 _MEDIA_TYPE = "application/vnd.api+json"
 _AUTH = ["Klaviyo-API-Key", "OAuth"]
 _MAX_ERRORS = 3
+_LONGEST_WAIT = 3600.0
+"""Seconds. Whoever answers garbage must not silence the sink until the program's end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +35,15 @@ class Reply:
     body: bytes = field(repr=False)
 
     def retry_after(self) -> float | None:
-        """``Retry-After`` in seconds from now; None where it is absent or unreadable."""
+        """``Retry-After`` in seconds from now, at most an hour; None if absent or unreadable."""
         value = self.headers.get("Retry-After")
         if value is None:
             return None
         if value.strip().isdecimal():
-            return float(value)
+            return min(float(value), _LONGEST_WAIT)
         try:
-            return max(0.0, parsedate_to_datetime(value).timestamp() - time())
+            until = parsedate_to_datetime(value).timestamp()
+            return min(max(0.0, until - time()), _LONGEST_WAIT)
         except (ValueError, OverflowError):
             return None
 
@@ -136,7 +139,13 @@ def client_with(key: str, host: str | None) -> Any:
     from klaviyo_api import KlaviyoAPI
 
     CREDENTIALS.add(key)
-    return KlaviyoAPI(key, max_retries=0, test_host=host or "")
+    from urllib3.util import Retry
+
+    client = KlaviyoAPI(key, max_retries=0, test_host=host or "")
+    # urllib3 would follow a redirect with the body, to whatever host, and take that one's answer.
+    retries = Retry(0, redirect=0, raise_on_redirect=False)
+    client.api_client.rest_client.pool_manager.connection_pool_kw["retries"] = retries
+    return client
 
 
 def program_key() -> str | None:

@@ -6,6 +6,8 @@ import logging
 import os
 import threading
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 
@@ -241,6 +243,67 @@ def test_retry_after_is_passed_on_and_kept_by_the_sink(fake, sink):
     assert raised.value.after == 7
     assert 6 < sink._api._budgets[BULK].wait() <= 7, "also where the shipper would not wait"
     assert len(posts(fake)) == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "low", "high"),
+    [
+        ("9" * 400, 3599, 3600),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 3599, 3600),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", -1, 1),
+        ("-5", -1, 1),
+        ("soon", -1, 1),
+        ("1e9", -1, 1),
+        ("nan", -1, 1),
+    ],
+)
+def test_a_retry_after_that_makes_no_sense_silences_nothing_for_ever(fake, sink, said, low, high):
+    fake.fail(429, path=BULK, retry_after=said)
+    with pytest.raises(Retry):
+        sink.deliver(ENTRIES)
+    assert low < sink._api._budgets[BULK].wait() <= high
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("count", [1, 30])
+def test_a_redirect_takes_neither_key_nor_entries_elsewhere(tmp_path, status, count):
+    """Nor does the other host's 202 count."""
+    seen = []
+
+    class Elsewhere(BaseHTTPRequestHandler):
+        def do_POST(self):
+            seen.append(dict(self.headers))
+            self.send_response(202)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def do_GET(self):
+            self.do_POST()
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as other:
+        place = f"http://localhost:{other.server_port}/api/events"
+
+        class Redirecting(Elsewhere):
+            def do_POST(self):
+                self.rfile.read(int(self.headers["Content-Length"]))
+                self.send_response(status)
+                self.send_header("Location", place)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), Redirecting) as first:
+            for server in (first, other):
+                threading.Thread(target=server.serve_forever, daemon=True).start()
+            sink = sink_on(SimpleNamespace(url=f"http://127.0.0.1:{first.server_port}"), tmp_path)
+            with pytest.raises(Retry, match=str(status)):
+                sink.deliver(ENTRIES[:count])
+            sink.close()
+            for server in (first, other):
+                server.shutdown()
+    assert seen == []
 
 
 def test_after_a_refused_connection_the_job_goes_again(tmp_path):
