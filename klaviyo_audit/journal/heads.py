@@ -38,7 +38,8 @@ _HEAD: Final = re.compile(
 _WRITER_FIELD: Final = re.compile(rb'","writer":"[0-9a-f]{16}","n":')
 
 # Of the id, a UUID, the last 16 digits: those are the random ones.
-_KEY: Final = slice(_ID + 19, _ID + _ID_DIGITS)
+_KEY: Final = _ID + 19
+_KEY_COLUMNS: Final = (*range(_KEY, _KEY + 4), *range(_KEY + 5, _WRITER))
 _KEY_TEXT: Final = 17
 _KEY_BYTES: Final = 8
 
@@ -82,13 +83,14 @@ class HeadCutter:
         Returns:
             None when a line is not laid out the way journal writers do it.
         """
-        if not _begin_well(b"".join([line[: _KEY.start] for line in lines]), len(lines)):
+        starts = b"".join([line[:_WRITER] for line in lines])
+        if not _begin_well(starts, len(lines)):
             return None
         writers = [line[_WRITER:_NUMBER] for line in lines]
         if not (self._known.issuperset(writers) or self._are_writers(writers)):
             return None
         columns = _same_width(lines) or _any_width(lines)
-        ids = _keys([line[_KEY] for line in lines])
+        ids = _key_columns(starts, len(lines))
         if columns is None or ids is None:
             return None
         numbers, fields = columns
@@ -109,8 +111,22 @@ class HeadCutter:
         return True
 
 
+def _key_columns(starts: bytes, count: int) -> bytes | None:
+    """`_keys` of so many beginnings of lines, put together column by column."""
+    if len(starts) != count * _WRITER or starts[_KEY + 4 :: _WRITER] != b"-" * count:
+        return None
+    digits = bytearray(count * len(_KEY_COLUMNS))
+    for at, column in enumerate(_KEY_COLUMNS):
+        digits[at :: len(_KEY_COLUMNS)] = starts[column::_WRITER]
+    try:
+        keys = bytes.fromhex(digits.decode())
+    except ValueError:
+        return None
+    return keys if len(keys) == count * _KEY_BYTES else None
+
+
 def _begin_well(starts: bytes, count: int) -> bool:
-    """Whether each line begins as it should, and the first half of its id has no quote in it.
+    """Whether each line begins as it should, and no id has a quote in it.
 
     Each is known to begin with ``{"v":``, since its checksum holds. With no more quotes than those
     of so many beginnings, each of these can only be at its place.
