@@ -93,9 +93,9 @@ class Auditor:
         self.settings: Settings = load(**settings)
         self._sinks = _sinks(given, self.settings)
         fallback = self.settings.user_id is None
-        service = self.settings.service or program_name()
-        user = self.settings.user_id or f"{service}/{system_user()}"
         gate = make_gate(self.settings)
+        service = gate.setting(self.settings.service or program_name())
+        user = self.settings.user_id or f"{service}/{system_user()}"
         self.guard = make_guard(self.settings, None if isinstance(guard, str) else guard)
         warn_of_misfits(self.guard, gate.policy, self.settings.environment)
         named = user if fallback else gate.identity(user)

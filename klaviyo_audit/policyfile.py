@@ -89,9 +89,12 @@ def texts(value: Any, where: str) -> Iterator[str]:
 
 
 def shown(value: Any) -> str:
-    """A value as messages quote it."""
-    text = repr(value) if isinstance(value, str | int | float) else type(value).__name__
-    return text[:_SHOWN]
+    """A value as messages quote it, without secrets."""
+    from klaviyo_audit.privacy.text import without_secrets
+
+    if not isinstance(value, str | int | float):
+        return type(value).__name__
+    return without_secrets(repr(value)[: 2 * _SHOWN])[:_SHOWN]
 
 
 def any_fits(globs: Iterable[str], values: Iterable[str]) -> bool:

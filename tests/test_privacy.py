@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from klaviyo_audit import privacy
+from klaviyo_audit import Auditor, privacy
 from tests import planted
 
 WRAPPINGS = ("{}", "x {} y", '"{}"', "key={}&y=1", "({}),", "a\n{}\tb", "€{}€")
@@ -170,3 +170,12 @@ def test_a_planted_value_never_survives(before, value, after):
     credentials.add(planted.WEBHOOK_SECRET)
     cleaned = privacy.clean_text(f"{before} {value} {after}", limit=100_000)
     assert planted.found_in(cleaned) == []
+
+
+def test_a_key_as_the_services_name_is_in_no_line(trail, fake):
+    """Where nobody is named, the service acts: its name passes the gate there, too."""
+    with Auditor(journal=trail.folder, service=f"shop {planted.API_KEY}", seal="off") as auditor:
+        auditor.audit(fake.client()).Lists.get_lists()
+    lines = trail.lines()
+    assert {line["user_id"].split("/")[0] for line in lines} == {"shop [secret]"}
+    assert planted.API_KEY not in trail.path.read_text()

@@ -252,7 +252,9 @@ class Enforcer:
         action = call.target.action
         with suppress(Exception):  # a logging filter of the program's own may raise
             _log.warning(
-                "break-glass: %s goes out although the guard denies it (%s)", action, denial.rule
+                "break-glass: %s goes out although the guard denies it (%s)",
+                action,
+                recorder.gate.text(denial.rule),
             )
         told = recorder.event(
             BREAK_GLASS, resource=call.resource, metadata={"action": action, **facts}

@@ -94,8 +94,10 @@ def _describe(key: str, kind: str) -> str:
 
 
 def _environment_variable(key: str) -> str | None:
-    """Name of the environment variable that holds the key; its value never leaves here."""
-    for name, value in os.environ.items():
-        if value == key and name.isidentifier():
-            return name[:100]
-    return None
+    """Name of the environment variable that holds the key; its value never leaves here.
+
+    Of several the first by the alphabet: the guard's rules may ask for it, and the order in which
+    a process was given its variables is nobody's decision.
+    """
+    names = [name for name, value in os.environ.items() if value == key and name.isidentifier()]
+    return min(names)[:100] if names else None

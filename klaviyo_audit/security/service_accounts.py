@@ -14,6 +14,7 @@ from klaviyo_audit.guard.rules import Decision, Rule
 from klaviyo_audit.klaviyo.keys import fingerprint, name_key
 from klaviyo_audit.klaviyo.keysource import KeySource
 from klaviyo_audit.klaviyo.proxy import AuditedClient
+from klaviyo_audit.privacy.text import without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -153,9 +154,9 @@ def _read(accounts: Mapping[str, tuple[str, tuple[str, ...]]]) -> list[_Account]
     for name, (variable, scopes) in accounts.items():
         key = os.environ.get(variable, "").strip()
         if not key:
-            missing.append(f"{variable} (for {name})")
+            missing.append(f"{without_secrets(variable)} (for {name})")
         elif not key.isascii() or not key.isprintable() or " " in key:
-            broken.append(f"{variable} (for {name})")
+            broken.append(f"{without_secrets(variable)} (for {name})")
         else:
             found.append(_Account(name, variable, scopes, key))
     if missing:

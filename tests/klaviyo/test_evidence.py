@@ -1,8 +1,10 @@
 """resolve --check: what a second look at Klaviyo shows of a call whose outcome is unknown."""
 
+import json
+
 import pytest
 
-from klaviyo_audit.klaviyo import evidence
+from klaviyo_audit.klaviyo import evidence, keys
 from tests import planted
 
 
@@ -64,3 +66,12 @@ def test_what_cannot_be_read_is_no_evidence(client, fake, failure):
 def test_odd_answers(client, fake, body):
     fake.fail(200, body=body)
     assert evidence.look(client.api_client, intent())["finding"] == "exists"
+
+
+def test_a_key_in_two_variables_is_called_by_the_first_name(monkeypatch):
+    """Not by the one that happens to be first in the process: the guard's rules ask for it."""
+    key = "pk_" + "d7" * 17
+    for name in ("ZZZ_KEY", "AAA_KEY", "MMM_KEY"):
+        monkeypatch.setenv(name, key)
+    named = keys.key_of({"Authorization": f"Klaviyo-API-Key {key}"}, "/api/lists")
+    assert json.loads(named)["label"] == "AAA_KEY"

@@ -11,6 +11,7 @@ from klaviyo_audit import (
     service_accounts,
 )
 from klaviyo_audit.testing import FakeKlaviyo
+from tests import planted
 
 READ, WRITE, NEXT = ("pk_" + pair * 17 for pair in ("a5", "b5", "c5"))
 PROFILE = {"data": {"type": "profile", "attributes": {"first_name": "X"}}}
@@ -147,3 +148,32 @@ def test_an_exchanged_key_is_taken_up_with_its_name(auditor, trail, monkeypatch)
         assert before["key"]["label"] == after["key"]["label"] == "reader"
         assert before["key"]["fingerprint"] != after["key"]["fingerprint"]
         assert after["result"] == "success"
+
+
+def test_a_key_in_place_of_its_variable_is_not_repeated(auditor):
+    for words in ({"reader": planted.API_KEY}, {"tracker": (planted.API_KEY, ["events:write"])}):
+        with pytest.raises(ConfigurationError, match=r"\[secret\] \(for") as refused:
+            service_accounts(auditor=auditor, **words)
+        assert planted.API_KEY not in str(refused.value)
+
+
+@pytest.mark.parametrize("words", [{"preset": planted.API_KEY}, {"mode": planted.API_KEY},
+                                   {"limit": planted.API_KEY}])  # fmt: skip
+def test_a_key_in_a_guards_arguments_is_not_repeated(words):
+    with pytest.raises(ConfigurationError, match="secret") as refused:
+        Guard(**words)
+    assert planted.API_KEY not in str(refused.value)
+
+
+def test_a_key_in_a_rules_name_is_not_in_the_log_of_a_broken_glass(trail, fake, caplog):
+    rule = {
+        "decision": "deny",
+        "name": f"{planted.API_KEY} {planted.EMAIL}",
+        "operations": ["lists.*"],
+    }
+    with (
+        Auditor(journal=trail.folder, guard=Guard(rules=[rule]), seal="off") as auditor,
+        acting_as("dana", break_glass="why"),
+    ):
+        auditor.audit(fake.client()).Lists.get_lists()
+    assert "goes out although the guard denies it (rule 1 '[secret] [email]')" in caplog.text
