@@ -162,9 +162,12 @@ class Lease:
 
     def drop(self) -> None:
         """Let go of the lock without giving the lease back; in a forked child the parent's."""
-        if self._fd >= 0:
-            os.close(self._fd)
+        fd = self._fd
         self._forget()
+        if fd >= 0:
+            # The descriptor is gone whatever this says, and the lock with it.
+            with contextlib.suppress(OSError):
+                os.close(fd)
 
     def _holder(self) -> str | None:
         """The name of the one folder; None if it is just being renamed."""

@@ -119,13 +119,15 @@ class Sealer:
 
     def _forget(self) -> None:
         """Close what is open. What is on the disk is read again when sealing goes on."""
-        if self._log:
-            self._log.close()
-        self._log = None
+        log, self._log = self._log, None
         self._succession: Succession | None = None
         self._chores: Chores | None = None
         self._pace = self._new_pace()
         self._look_at = self._save_at = 0.0
+        if log:
+            # All that was written is on the disk, or its failure was told.
+            with contextlib.suppress(OSError):
+                log.close()
 
     @property
     def is_sealing(self) -> bool:
@@ -168,6 +170,7 @@ class Sealer:
             and error.errno in _UNDONE
             and self._log is not None
             and self._log.caught_up
+            and not self._log.unsure
         )
 
     def _has_lost_lease(self) -> bool:

@@ -72,6 +72,8 @@ class TreeLog:
         self.lease = lease
         self.finished = 0
         """How many files were finished since this was opened."""
+        self.unsure = False
+        """A read failed, perhaps in the middle: what was read is not where reading would go on."""
         self._on_checkpoint = on_checkpoint
         with contextlib.ExitStack() as undo:
             self._closing = undo
@@ -178,6 +180,9 @@ class TreeLog:
         catching_up = not self.caught_up
         try:
             return self._consume(most)
+        except OSError:
+            self.unsure = True
+            raise
         except JournalCorrupt:
             if not (self._from_state and catching_up):
                 raise

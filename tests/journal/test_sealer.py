@@ -546,6 +546,34 @@ def test_a_full_disk_at_any_system_call(tmp_path, monkeypatch):
         check_all_sealed(folder)
 
 
+def test_a_read_that_fails_when_a_part_was_read(folder):
+    """As BufferedReader does: what it had got is gone, and the file's position behind it."""
+    append(folder, b"one\n")
+    sealer = make_sealer(folder)
+    settle(sealer)
+    append(folder, b"two\nthree\n")
+
+    class Failing:
+        def __init__(self, source):
+            self._source = source
+
+        def __getattr__(self, name):
+            return getattr(self._source, name)
+
+        def read(self, count):
+            self._source.read(4)
+            raise NO_SPACE
+
+    reader = sealer._log.walk.reader
+    reader._source = Failing(reader._source)
+    with pytest.raises(OSError, match="No space"):
+        sealer.step()
+    append(folder, b"four\n")
+    settle(sealer, 0.08)
+    sealer.close()
+    assert check_all_sealed(folder) == 4
+
+
 @pytest.fixture
 def size_limit():
     """A limit on file size stands in for a full disk: short writes, then errors."""
