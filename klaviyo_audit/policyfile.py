@@ -54,7 +54,9 @@ def read_table(path: Path, name: str) -> dict[str, Any]:
 
 def source_of(path: Path) -> str:
     """What messages call a policy file."""
-    return f"policy {str(path)!r}"
+    from klaviyo_audit.privacy.text import without_secrets
+
+    return f"policy {without_secrets(str(path))!r}"
 
 
 def refuse_unknown(table: Mapping[str, Any], names: frozenset[str], where: str) -> None:

@@ -50,7 +50,9 @@ def _unknown(name: str, source: str, specs: Mapping[str, FieldInfo]) -> str:
         hint = f"did you mean {meant}?"
     else:
         hint = f"the settings are {', '.join(sorted(specs))}"
-    return f"{printable(name)} is not a setting (from {source}); {hint}"
+    from klaviyo_audit.privacy.text import without_secrets
+
+    return f"{without_secrets(printable(name))} is not a setting (from {source}); {hint}"
 
 
 def _shown(value: Any) -> str:

@@ -12,6 +12,7 @@ from klaviyo_audit.klaviyo import targets
 from klaviyo_audit.klaviyo.guardplan import Plan, names_of_key
 from klaviyo_audit.klaviyo.measuring import Request, measure
 from klaviyo_audit.klaviyo.readings import Unreadable, readings
+from klaviyo_audit.privacy.text import without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -276,14 +277,13 @@ class Enforcer:
         glass = ""
         if self.guard.break_glass:
             glass = ' In an emergency: acting_as(user_id, break_glass="why").'
-        return AccessDenied(
+        told = (
             f"{action}{really} was denied and nothing was sent: {denial.rule} (guard from "
             f"{self.guard.source}, environment {self._environment or 'not set'}). {scopes}"
-            f"To let it go out: {denial.remedy}.{glass}",
-            action,
-            denial.rule,
-            needed,
+            f"To let it go out: {denial.remedy}.{glass}"
         )
+        # Rules are named by whoever wrote them.
+        return AccessDenied(without_secrets(told), action, without_secrets(denial.rule), needed)
 
 
 def _lowest(verdicts: list[Verdict]) -> int | None:

@@ -177,3 +177,20 @@ def test_a_key_in_a_rules_name_is_not_in_the_log_of_a_broken_glass(trail, fake, 
     ):
         auditor.audit(fake.client()).Lists.get_lists()
     assert "goes out although the guard denies it (rule 1 '[secret] [email]')" in caplog.text
+
+
+def test_a_key_in_a_rules_name_is_not_in_what_is_denied(trail, fake):
+    rule = {"decision": "deny", "name": planted.API_KEY, "operations": ["lists.*"]}
+    with (
+        Auditor(journal=trail.folder, guard=Guard(rules=[rule]), seal="off") as auditor,
+        pytest.raises(AccessDenied, match=r"rule 1 '\[secret\]'") as denied,
+    ):
+        auditor.audit(fake.client()).Lists.get_lists()
+    assert planted.API_KEY not in f"{denied.value} {denied.value.rule}"
+
+
+def test_a_key_in_place_of_a_name_is_not_repeated(tmp_path):
+    for settings in ({planted.API_KEY: "1"}, {"policy": tmp_path / f"{planted.API_KEY}.toml"}):
+        with pytest.raises(ConfigurationError, match=r"\[secret\]") as refused:
+            Auditor(journal=tmp_path / "trail", **settings)
+        assert planted.API_KEY not in str(refused.value)
