@@ -141,6 +141,8 @@ class Follower:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            # Ctrl-C is ignored by what a shell has put into the background, these tests included.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
         )
         self._lines = queue.Queue()
         self._thread = threading.Thread(target=self._read, daemon=True)

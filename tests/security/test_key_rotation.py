@@ -246,7 +246,7 @@ def test_scopes_are_compared_again_before_a_key_is_disabled(tmp_path, trail, old
                 assert rotate.run("--admin", "ADMIN", "--idle", "1h", "--wait", "100ms")[0] == 1
                 klaviyo.Lists.get_lists()
         code, out, err = rotate.run("--admin", "ADMIN")
-        assert (code, "going on" in out) == (1, True)
+        assert (code, "going on" in out) == (2, True)
         assert "lacks scopes that the old one is used for: lists:read" in err
         assert not fake._access.is_disabled(old)
     assert "disabling" not in steps(trail)
