@@ -8,6 +8,7 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
+from klaviyo_audit import threads
 from klaviyo_audit.decorator import decorate
 from klaviyo_audit.errors import AuditUnavailable, ConfigurationError
 from klaviyo_audit.journal.behind import WriteBehind
@@ -83,6 +84,7 @@ class Auditor:
         from klaviyo_audit.privacy.assembly import make_gate
         from klaviyo_audit.settings import load
 
+        threads.prepare()
         if journal is not None:
             settings["dir"] = journal
         given = [sink for sink in sinks or () if not isinstance(sink, str)]

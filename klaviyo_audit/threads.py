@@ -16,6 +16,8 @@ from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
+from uuid_utils import reseed_rng
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -26,6 +28,17 @@ _WITH_THREADS: Final = frozenset({"enable-threads", "threads"})
 _later: Final[list[weakref.WeakMethod[Callable[[], object]]]] = []
 _workers: Final[set[int]] = set()
 """Process ids that uWSGI's hook was called in."""
+
+
+def prepare() -> None:
+    """Have each process that uWSGI is going to fork off this one make ids of its own.
+
+    Else two of them make the same ids: uuid_utils starts anew after a fork by a hook of Python's,
+    which uWSGI passes by.
+    """
+    server: Any = sys.modules.get("uwsgi")
+    if isinstance(getattr(server, "opt", None), dict) and not server.worker_id():
+        _hook(server)
 
 
 def can_run(again: Callable[[], object] | None = None) -> bool:
@@ -70,6 +83,7 @@ def _hook(server: Any) -> None:
 
 
 def _begin() -> None:
+    reseed_rng()
     _workers.add(os.getpid())
     for reference in _later:
         if (start := reference()) is not None:

@@ -85,6 +85,9 @@ def test_workers_record_deliver_and_say_goodbye(needed, tmp_path, trail, options
     assert flushed.endswith(" True")
     assert all(line["origin"]["pid"] == line["metadata"]["pid"] for line in calls)
 
+    # The last two groups of digits are random. Workers that go on from the same state share them.
+    assert len({line["id"][19:] for line in lines}) == len(lines)
+
     writers = defaultdict(list)
     for line in lines:
         writers[line["writer"]].append(line)
@@ -95,7 +98,8 @@ def test_workers_record_deliver_and_say_goodbye(needed, tmp_path, trail, options
         assert [line["n"] for line in written] == list(range(len(written)))
     said = (tmp_path / "uwsgi.txt").read_text()
     goodbyes = {line["writer"] for line in lines if line["action"] == "journal.close"}
-    assert {line["writer"] for line in calls} <= goodbyes, said
+    if "--lazy-apps" not in options:  # there uWSGI sometimes ends a worker before its exit is done
+        assert {line["writer"] for line in calls} <= goodbyes, said
     assert "panicked" not in said
     assert "Traceback" not in said
 
