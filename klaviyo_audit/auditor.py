@@ -148,7 +148,7 @@ class Auditor:
         if run_id() is None:  # else it is said once for all processes of the run
             notice.tell(gate)
         if problem is not None and not isinstance(self._writer, QueueWriter):
-            self.recorder.lost(problem)
+            self.recorder.alarms.lost(problem)
         self._resolved: list[dict[str, Any]] = []
         self._is_closing = False
         self._recovery = self._recover_in_background() if problem is None else None
@@ -285,7 +285,7 @@ class Auditor:
             name=self.recorder.gate.name,
         )
         metrics = Metrics(meter_provider, lost=lambda: self.lost, sinks=self._sink_figures)
-        return Telemetry(spans, metrics, self.recorder.telemetry_failed)
+        return Telemetry(spans, metrics, self.recorder.alarms.telemetry_failed)
 
     def shown_user(self, user_id: str) -> str:
         """An actor's id as the entries have it."""
@@ -330,7 +330,7 @@ class Auditor:
             self._recovery.join(_EXIT_SECONDS)
         self._writer.close()
         if self._writer.untold:
-            self.recorder.untold(self._writer.untold)
+            self.recorder.alarms.untold(self._writer.untold)
         if self._sealer is not None:
             self._sealer.stop(_EXIT_SECONDS)
         if self._shipping is not None:
@@ -384,7 +384,7 @@ class Auditor:
         try:
             self._resolved += recover(self._writer, own).resolved
         except Exception as error:
-            self.recorder.trouble(
+            self.recorder.alarms.trouble(
                 "the journal's loose ends could not be tied", error, "klaviyo-audit resolve"
             )
 
@@ -456,10 +456,10 @@ class Auditor:
 
     def _low_space(self, level: Level, free: int) -> None:
         if level is not Level.ENOUGH:
-            self.recorder.low_space(free, stopped=level is Level.STOP)
+            self.recorder.alarms.low_space(free, stopped=level is Level.STOP)
 
     def _lost(self, error: Exception) -> None:
-        self.recorder.lost(error)
+        self.recorder.alarms.lost(error)
 
     def __repr__(self) -> str:
         return f"<Auditor journal={str(self._writer.directory)!r} writer={self._writer.id}>"

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import sys
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from orjson import dumps, loads
+from orjson import dumps
 from uuid_utils import uuid7
 
 from klaviyo_audit import context
+from klaviyo_audit.alarms import Alarms, explain
 from klaviyo_audit.clock import now
 from klaviyo_audit.context import ACTOR
 from klaviyo_audit.entry import SCHEMA_VERSION, Phase, Result
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 
 Intents = Literal["writes", "all", "none"]
 OnFailure = Literal["continue", "block"]
-_log = logging.getLogger("klaviyo_audit")
 _NONE = Level.NONE
 
 
@@ -47,6 +45,8 @@ class _Rendered(NamedTuple):
     """The member ``actor`` with a comma before it, or nothing."""
     bare: str
     """The same without what the caller has added."""
+    facts: dict[str, str]
+    """The members of ``actor``."""
     metadata: dict[str, Any]
     has_text: bool = False
     """There is a reason or metadata."""
@@ -95,9 +95,10 @@ class Recorder:
         self._block = on_failure == "block"
         self._user_id = default_user if default_is_fallback else gate.identity(default_user)
         fallback = ',"actor":{"fallback":true}' if default_is_fallback else ""
-        self._default = _Rendered(json_text(self._user_id), fallback, fallback, {})
+        self._default = _Rendered(json_text(self._user_id), fallback, fallback, {}, {})
+        self.alarms = Alarms(writer.path, block=self._block)
+        """Tell the program's log of trouble."""
         self._unwell = False
-        self._warned = False
         self._baggage = tuple(filter(None, map(str.strip, actor_baggage)))
         self._new_telemetry: Callable[[], Telemetry] | None = None
         self._telemetry: Telemetry | None = None
@@ -116,7 +117,7 @@ class Recorder:
                 self._telemetry = self._new_telemetry()
             except Exception as error:
                 self._new_telemetry = None
-                self.telemetry_failed(error)
+                self.alarms.telemetry_failed(error)
                 return None
         actor = ACTOR.get()
         return self._telemetry.begin(call, self._default_user if actor is None else actor.user_id)
@@ -149,13 +150,13 @@ class Recorder:
         try:
             error = self._write(call, None, None)
         except Exception as unforeseen:
-            self.defect(unforeseen)
+            self.alarms.defect(unforeseen)
             error = unforeseen
         self._unwell = error is not None
         if error is not None and self._block:
             raise AuditUnavailable(
                 f"the audit journal in {self._writer.directory} cannot take a record "
-                f"({_explain(error)}), so {call.target.action} was not sent: on_failure is "
+                f"({explain(error)}), so {call.target.action} was not sent: on_failure is "
                 "'block'. Make room or mend the folder, or set on_failure='continue'."
             ) from None
 
@@ -169,7 +170,7 @@ class Recorder:
             if self._write(call, result, error) is not None:
                 self._unwell = True
         except Exception as unforeseen:
-            self.defect(unforeseen)
+            self.alarms.defect(unforeseen)
 
     def event(
         self,
@@ -281,8 +282,12 @@ class Recorder:
         if call.key is not None:
             facts += f',"key":{call.key}'
         bare = self._may_be_bare and self.level(call) is _NONE
-        carried = None if bare else self._carried(call, who)
-        told = who.bare if bare else self._told(who, carried)
+        carried = call.carried
+        if bare:
+            carried = None
+        elif call.says is not None or call.parent is not None:
+            carried = self._carried(call, who)
+        told = who.bare if bare else self._told(who, carried) if carried else who.actor
         if call.hides and not bare:
             told = unnamed(told)
         facts += told if call.agent is None else _with_agent(told, call.agent)
@@ -318,13 +323,10 @@ class Recorder:
 
     def _told(self, who: _Rendered, carried: Mapping[str, str] | None) -> str:
         """The member ``actor`` with a comma before it."""
-        if not carried or not who.has_text:
+        if not carried or "reason" not in who.facts:
             return who.actor
-        members = loads(f"{{{who.actor[1:]}}}") if who.actor else {}
-        if "reason" not in members.get("actor", ()):
-            return who.actor
-        members["actor"]["reason"] = self.gate.without(members["actor"]["reason"], carried)
-        return f',"actor":{json_text(members["actor"])}'
+        reason = self.gate.without(who.facts["reason"], carried)
+        return f',"actor":{json_text({**who.facts, "reason": reason})}'
 
     def _kept(self, call: CallRecord, who: _Rendered, carried: Mapping[str, str] | None) -> str:
         """The members that rules decide about, with a comma before each."""
@@ -384,63 +386,12 @@ class Recorder:
             json_text(gate.identity(actor.user_id)),
             f',"actor":{json_text(facts)}' if facts else "",
             bare,
+            facts,
             gate.value(actor.metadata) if actor.metadata else {},
             bool(actor.metadata) or actor.reason is not None,
         )
         actor.rendered = (self, rendered)
         return rendered
-
-    def lost(self, error: Exception) -> None:
-        """Say once that the journal does not take entries (the writer counts them)."""
-        if self._warned:
-            return
-        self._warned = True
-        what = (
-            "Calls that need a record are stopped."
-            if self._block
-            else "Calls go on unrecorded; set on_failure='block' to stop them instead."
-        )
-        _say(
-            f"the audit journal {self._writer.path} cannot be written ({_explain(error)}). {what} "
-            "What is lost is counted, and a gap entry will tell as soon as the journal works again."
-        )
-
-    def untold(self, count: int) -> None:
-        """Say that the journal's end has come, and it did not take what was lost."""
-        _say(
-            f"{count} entries were lost, and the audit journal {self._writer.path} did not even "
-            "take the gap entry that would tell of them."
-        )
-
-    def trouble(self, what: str, error: Exception, remedy: str) -> None:
-        """Say that something behind the program's back went wrong, and what to try."""
-        _say(f"{what} ({type(error).__name__}); the program is not affected. Try: {remedy}")
-
-    def telemetry_failed(self, error: Exception) -> None:
-        """Say that OpenTelemetry, or what the program has plugged into it, does not work."""
-        self.trouble(
-            "spans or metrics of calls could not be made",
-            error,
-            "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=klaviyo switches them off; the trail goes on",
-        )
-
-    def low_space(self, free: int, *, stopped: bool) -> None:
-        """Say that the disk is getting full."""
-        amount = f"{free // 2**20} MiB are free on the disk of {self._writer.directory}"
-        if stopped:
-            then = (
-                "calls that need a record are stopped" if self._block else "calls go on unrecorded"
-            )
-            _say(f"{amount}: less than low_space_stop, so {then} until there is room.")
-        else:
-            _say(f"{amount}; low_space_warn and low_space_stop say when that is told.")
-
-    def defect(self, error: Exception) -> None:
-        """Tell of an error of our own making: it must not reach the audited program, nor hide."""
-        _say(
-            f"an entry could not be made ({type(error).__name__}): this is a defect of "
-            "klaviyo-audit, please report it."
-        )
 
 
 def describe_error(error: BaseException, stage: str, gate: Gate) -> dict[str, str]:
@@ -459,12 +410,6 @@ def _with_agent(actor: str, agent: str) -> str:
     return f',"actor":{{"agent":{json_text(agent)}{f",{facts}" if facts else ""}}}'
 
 
-def _say(message: str) -> None:
-    # A logging filter of the program's own may raise; not even that may break the call.
-    with contextlib.suppress(Exception):
-        _log.warning(message)
-
-
 def _opentelemetry() -> Any:
     """OpenTelemetry's API, if the program has it: what nobody imported has no current span."""
     return sys.modules.get("opentelemetry.trace")
@@ -478,7 +423,3 @@ def _trace() -> str:
     if ids is None or not ids.is_valid:
         return ""
     return f',"trace":{{"trace_id":"{ids.trace_id:032x}","span_id":"{ids.span_id:016x}"}}'
-
-
-def _explain(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -114,7 +114,7 @@ class Enforcer:
             except AccessDenied:
                 raise
             except Exception as unforeseen:
-                recorder.defect(unforeseen)
+                recorder.alarms.defect(unforeseen)
                 if self.guard.mode == "enforce":
                     # What cannot be judged does not go out.
                     failed = _Denial("the guard itself failed", "report this defect")

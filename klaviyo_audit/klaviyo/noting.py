@@ -64,7 +64,7 @@ def note_request(recorder: Recorder, call: CallRecord, url: str, body: Any) -> N
         if level is not _METADATA:
             call.request = capture.request_shape(url, body, _allowed(call), gate)
     except Exception as unforeseen:
-        recorder.defect(unforeseen)
+        recorder.alarms.defect(unforeseen)
 
 
 def note_response(recorder: Recorder, call: CallRecord) -> None:
@@ -74,7 +74,7 @@ def note_response(recorder: Recorder, call: CallRecord) -> None:
             data = getattr(call.response_data, "data", None)
             call.response = capture.response_shape(data, _allowed(call), recorder.gate)
     except Exception as unforeseen:
-        recorder.defect(unforeseen)
+        recorder.alarms.defect(unforeseen)
 
 
 def forget(recorder: Recorder, persons: Sequence[tuple[Kind, str]]) -> None:
@@ -84,7 +84,7 @@ def forget(recorder: Recorder, persons: Sequence[tuple[Kind, str]]) -> None:
     try:
         recorder.on_deletion(persons)
     except Exception as error:
-        recorder.trouble(
+        recorder.alarms.trouble(
             "the keys of a person whose deletion was asked for could not be destroyed",
             error,
             "klaviyo-audit forget",
