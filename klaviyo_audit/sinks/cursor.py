@@ -10,6 +10,7 @@ from itertools import chain
 from time import monotonic
 from typing import TYPE_CHECKING, BinaryIO, Final
 
+from klaviyo_audit.forks import abandon, unforked
 from klaviyo_audit.journal.format import SUM_DIGITS
 from klaviyo_audit.journal.line import is_intact
 from klaviyo_audit.journal.reader import Damage, lines_of, open_journal, scan
@@ -45,6 +46,7 @@ class Cursor:
 
     def __init__(self, path: Path, place: Place) -> None:
         self._directory = path.parent
+        self._pid = os.getpid()
         self._closing = contextlib.ExitStack()
         opened = self._closing.enter_context(open_journal(path))
         self._descriptor = opened.fileno()
@@ -122,8 +124,11 @@ class Cursor:
         return count
 
     def close(self) -> None:
-        """Close the file."""
-        self._closing.close()
+        """Close the file. In a forked child the parent's, too, if that can be done."""
+        if self._pid != os.getpid() and abandon(self):
+            return
+        with unforked():
+            self._closing.close()
 
     def fits(self) -> bool:
         """Whether the file still holds, at the place, what was read there."""
@@ -137,8 +142,9 @@ class Cursor:
         if self.is_plain:
             line = os.pread(self._descriptor, self._size, self._mark - self._size)
         else:
-            self._file.seek(self._mark - self._size)
-            line = self._file.read(self._size)
+            with unforked():
+                self._file.seek(self._mark - self._size)
+                line = self._file.read(self._size)
         return line[-SUM_DIGITS - 2 : -2] == self._sum.encode() and is_intact(line)
 
     def take(self) -> tuple[Line, ...]:
@@ -162,14 +168,15 @@ class Cursor:
                 if self.is_plain:
                     # Its buffer may hold a torn line that was cut off and written anew meanwhile.
                     # Seeking to a place inside of the buffer would keep it; to the end does not.
-                    self._file.seek(0, os.SEEK_END)
+                    with unforked():
+                        self._file.seek(0, os.SEEK_END)
                 self._items = scan(
                     self._file,
                     offset=self._offset,
                     number=self._count + 1,
                     final=not self._grows,
                 )
-            with reading(self._directory, self.number or 0):
+            with reading(self._directory, self.number or 0), unforked():
                 item = next(self._items, None)
             self._at_end = item is None
             if item is None:
@@ -188,11 +195,9 @@ class Cursor:
         """
         now = monotonic()
         seen = os.pread(self._descriptor, len(self._seen), self._searched - len(self._seen))
-        if seen != self._seen or now >= self._search_at:
+        if seen != self._seen or now >= self._search_at or self._searched < self._offset:
             self._searched, self._seen = self._offset, b""
             self._search_at = now + _SEARCH_SECONDS
-        if self._searched < self._offset:
-            self._searched, self._seen = self._offset, b""
         while data := os.pread(self._descriptor, _LOOK_BYTES, self._searched):
             found = data.find(b"\n")
             if found >= 0:
