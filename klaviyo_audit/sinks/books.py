@@ -188,11 +188,13 @@ class JournalBooks:
 
     def drop(self) -> None:
         """See `Books.drop`."""
-        if self._unsaved is not None and self._lock.held:
-            self._saver.save(self._unsaved, last=True)
-        if self._latest != self._shown and self._lock.held:
-            self._save_state()  # else a short run would leave its beginning
-        self._lock.drop()
+        try:
+            if self._unsaved is not None and self._lock.held:
+                self._saver.save(self._unsaved, last=True)
+            if self._latest != self._shown and self._lock.held:
+                self._save_state()  # else a short run would leave its beginning
+        finally:
+            self._lock.drop()
 
     def forget(self) -> None:
         """In a forked child: let go of the parent's lock, which the parent keeps."""

@@ -172,12 +172,16 @@ class Shipper:
                     self.condition.state = "waiting"
                     return _LOCK_SECONDS
             wait = self._advance(urgent=urgent)
-            self._books.show(self.condition)
         except (OSError, JournalCorrupt, ConfigurationError) as error:
             # Of the journal or of the files beside it; what a sink raises is seen to elsewhere.
             self._trouble(f"the journal cannot be delivered on: {reason_of(error)}")
             self._let_go()
             return _TROUBLE_SECONDS
+        try:
+            self._books.show(self.condition)
+        except OSError as error:
+            # No reason to let go: what was acknowledged meanwhile would be delivered once more.
+            self._say(f"how it is doing cannot be written down: {reason_of(error)}")
         return wait
 
     def close(self) -> None:

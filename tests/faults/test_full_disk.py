@@ -1,6 +1,7 @@
 """Disks that are full, read-only or broken: real ones, small, made for the test."""
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -12,9 +13,14 @@ import pytest
 from klaviyo_audit import Auditor, AuditUnavailable
 from klaviyo_audit.journal.findings import Severity
 from klaviyo_audit.journal.recovery import recover
+from klaviyo_audit.sinks.base import Rejected
+from klaviyo_audit.sinks.bookmark import load_bookmark
+from klaviyo_audit.sinks.folder import make_sink_folder
+from klaviyo_audit.sinks.shipper import Pace, Shipper
 from tests.conftest import Trail
 from tests.faults.conftest import missing
 from tests.journal.checking import verify
+from tests.sinks.conftest import Recorded
 
 LIST = {"data": {"type": "list", "attributes": {"name": "Newsletter"}}}
 PROFILES = {"data": [{"type": "profile", "id": "P1"}]}
@@ -371,3 +377,51 @@ os._exit(0 if auditor.lost == 2 else 1)
         )
     assert done.returncode == 0
     assert fake.count == 1
+
+
+def test_a_sinks_own_files_on_a_full_disk(disk, make):
+    """What a sink has got is not sent again by this process, nor lost; files are whole or not there."""
+    with make() as auditor:
+        for number in range(5):
+            auditor.record(f"e{number}")
+    sink, told = Recorded(), []
+    make_sink_folder(disk.folder / "trail", sink.name)
+    worker = Shipper(disk.folder / "trail", sink, pace=Pace(retry_most=0.02), tell=told.append)
+    rejected = []
+
+    def reject_one(entries):
+        disk.fill()
+        rejected.append(entries[1].id)
+        return Rejected(entries[1:2], "too large")
+
+    sink.raises = [reject_one]
+    assert not worker.run_once(1)
+    assert any("dead letters cannot be written" in message for message in told), told
+    assert load_bookmark(worker.folder) is None, "what cannot be written down is not done with"
+
+    disk.make_room()
+    assert worker.run_once(10)
+    assert len(sink.calls) == 1, "what was acknowledged is not sent again"
+    letters = [
+        json.loads(line) for line in (worker.folder / "dead.jsonl").read_bytes().splitlines()
+    ]
+    assert [letter["entry"]["id"] for letter in letters] == rejected
+
+    with make() as auditor:
+        auditor.record("later")
+    before = load_bookmark(worker.folder)
+    disk.fill()
+    told.clear()
+    worker.run_once(1)
+    assert "later" in sink.actions, "a full disk keeps nothing from the sink"
+    assert any("cannot be" in message for message in told), told
+    assert load_bookmark(worker.folder) == before, "the old one, not a half of the new one"
+    receipts = (worker.folder / "receipts.jsonl").read_bytes().splitlines()
+    assert all(isinstance(json.loads(line), dict) for line in receipts)
+
+    disk.make_room()
+    worker.close()
+    again = Recorded()
+    with contextlib.closing(Shipper(disk.folder / "trail", again, pace=Pace())) as another:
+        assert another.run_once(10)
+    assert set(again.actions) <= {"later"}, "only what no bookmark could be saved for"
