@@ -1,7 +1,9 @@
 """klaviyo-audit check: a good project and a bad one, and each check on its own hostile case."""
 
+import grp
 import json
 import os
+import pwd
 import random
 import re
 import shutil
@@ -364,6 +366,13 @@ def spoil_parent(folder):
     folder.chmod(0o777)
 
 
+def spoil_group(folder):
+    if os.geteuid():
+        pytest.skip("only root may give a folder to another group")
+    os.chown(folder, -1, 4_242)
+    folder.chmod(0o770)
+
+
 def spoil_guard(folder):
     with chdir(folder):
         call("production", PRODUCTION, guard="off")
@@ -418,6 +427,7 @@ HOSTILE = [
     ("permissions", spoil_link, "fail", "symbolic link"),
     ("permissions", spoil_inner_link, "fail", "trail/reserve is a symbolic link"),
     ("permissions", spoil_parent, "fail", "can be written by everybody (0777)"),
+    ("permissions", spoil_group, "fail", "can be written by group 4242 (0770)"),
     ("guard", spoil_guard, "fail", "without a guard: shop in production"),
     ("guard", spoil_guard_mode, "warn", "only observes"),
     ("guard", spoil_guard_table, "fail", "cannot be used"),
@@ -434,6 +444,17 @@ def test_each_check_sees_its_hostile_case(good, name, spoil, status, evidence):
     assert (found["status"], evidence in found["evidence"]) == (status, True), found
     # The remedy is a thing to type; what cannot be checked for want of anything may have none.
     assert found.get("remedy") or status == "not checked"
+
+
+def test_a_group_of_ones_own_may_write(good):
+    """As with the umask of 002, where each user has a group of their own."""
+    user = pwd.getpwuid(os.geteuid())
+    group = grp.getgrgid(user.pw_gid)
+    if group.gr_name != user.pw_name or group.gr_mem:
+        pytest.skip(f"{user.pw_name} has no group of its own here")
+    os.chown(good, -1, group.gr_gid)
+    good.chmod(0o775)
+    assert one(good, "permissions")["status"] == "pass"
 
 
 def test_each_check_has_a_hostile_case():

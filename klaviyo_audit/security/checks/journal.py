@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 import stat
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
 _LATE: Final = timedelta(minutes=10)
 _BEHIND_SECONDS: Final = 600.0
 _OTHERS: Final = 0o077
-_WRITE_ALL: Final = 0o002
-"""Not the group's bit too: with a umask of 002 each folder has it, for the user's own group."""
 _NO_JOURNAL: Final = "there is no journal"
 
 
@@ -195,9 +195,10 @@ def _wrong_modes(folder: Path) -> Iterator[str]:
     facts = folder.stat()
     if facts.st_uid != os.geteuid() and os.geteuid():
         yield f"{folder} belongs to user {facts.st_uid}, not to {os.geteuid()}"
-    parent = folder.absolute().parent.stat().st_mode
-    if parent & _WRITE_ALL and not parent & stat.S_ISVTX:
-        yield f"{folder.absolute().parent} can be written by everybody ({stat.S_IMODE(parent):04o})"
+    parent = folder.absolute().parent
+    if writers := _other_writers(parent.stat()):
+        mode = stat.S_IMODE(parent.stat().st_mode)
+        yield f"{parent} can be written by {writers} ({mode:04o}): chmod go-w '{parent}'"
     if facts.st_mode & _OTHERS:
         yield f"{folder} has mode {stat.S_IMODE(facts.st_mode):04o}, not 0700"
     for inner, folders, names in os.walk(folder, onerror=_raise):
@@ -217,6 +218,29 @@ def _wrong_modes(folder: Path) -> Iterator[str]:
                 yield f"{shown} has mode {stat.S_IMODE(one.st_mode):04o}, not {wanted}"
             elif one.st_uid != facts.st_uid:
                 yield f"{shown} belongs to user {one.st_uid}, the folder to {facts.st_uid}"
+
+
+def _other_writers(facts: os.stat_result) -> str | None:
+    """Who but its owner can rename what is in a folder; None: nobody."""
+    if facts.st_mode & stat.S_ISVTX:
+        return None
+    if facts.st_mode & stat.S_IWOTH:
+        return "everybody"
+    if facts.st_mode & stat.S_IWGRP and not _is_own_group(facts.st_uid, facts.st_gid):
+        return f"group {facts.st_gid}"
+    return None
+
+
+def _is_own_group(uid: int, gid: int) -> bool:
+    """Whether a group has no member but one user, as where each user has a group of that name.
+
+    With the umask of 002 that is usual there, every folder can be written by its group.
+    """
+    try:
+        user, group = pwd.getpwuid(uid), grp.getgrgid(gid)
+    except KeyError:
+        return False
+    return user.pw_gid == gid and user.pw_name == group.gr_name and not group.gr_mem
 
 
 def _raise(error: OSError) -> None:
