@@ -484,3 +484,17 @@ def test_client_with_a_test_host_that_has_a_path(fake, auditor, trail):
     with pytest.raises(Exception, match="404"):
         klaviyo.Profiles.get_profile("01H")
     assert trail.outcome()["resource"] == "/prefix/api/profiles/01H"
+
+
+def test_forked_processes_make_ids_of_their_own(auditor, trail):
+    """Made from one state they would be the same, and the second be taken for a repetition."""
+    auditor.record("parent")
+    for _ in range(3):
+        pid = os.fork()
+        if pid == 0:
+            auditor.record("child")
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+    ids = [line["id"] for line in trail.lines() if line["action"] == "child"]
+    # The last 16 digits are random; the rest is the time.
+    assert len({one[19:] for one in ids}) == len(ids) == 3

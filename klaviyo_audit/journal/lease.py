@@ -49,7 +49,7 @@ _FENCING: Final = ".fencing"
 _LOCK: Final = "lock-"
 _COPY_BYTES: Final = 1 << 20
 _SET_ASIDE: Final = re.compile(r"audit-\d{12,}\.jsonl")
-_NAME: Final = re.compile(rf"[0-9a-f]{{16}}({re.escape(_FENCING)}|{re.escape(_FREE)})?|free")
+_NAME: Final = re.compile(rf"[0-9a-f]{{16}}({re.escape(_FENCING)}|{re.escape(_FREE)})?")
 
 
 class LeaseLost(KlaviyoAuditError):  # noqa: N818  (a fact, like its siblings in errors.py)
@@ -194,7 +194,7 @@ class Lease:
 
     def _must_fence(self, name: str) -> bool | None:
         """Whether the holder may still be alive; None if it has to be left alone."""
-        if name.endswith("free"):
+        if name.endswith(_FREE):
             return False
         lock = self._base / name / f"{_LOCK}{name.removesuffix(_FENCING)}"
         try:

@@ -108,14 +108,14 @@ def retry_dead(folder: Path, deliver: Callable[[Sequence[AuditEntry]], None], mo
     unreadable: list[int] = []
     try:
         for lines in _batches(raw_lines(taken), most):
-            letters = [letter for line in lines if (letter := _letter(line)) is not None]
+            read = [_letter(line) for line in lines]
+            letters = [letter for letter in read if letter is not None]
             dead = _offer(letters, deliver)
             bury(folder, dead)
-            torn = [number for number, line in enumerate(lines, 1) if _letter(line) is None]
+            torn = [at for at, letter in enumerate(read) if letter is None]
             with _locked(folder):
-                aside = [lines[number - 1] for number in torn]
-                append_raw(folder / UNREADABLE_NAME, aside, sync=True)
-            unreadable += [done + number for number in torn]
+                append_raw(folder / UNREADABLE_NAME, [lines[at] for at in torn], sync=True)
+            unreadable += [done + at + 1 for at in torn]
             done += len(lines)
             kept += len(dead)
             delivered += len(letters) - len(dead)
