@@ -65,12 +65,14 @@ def work_tree(path: Path, unread: Callable[[str, str], None]) -> Iterator[Source
     listed = _listed(path, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     for name in sorted(set(listed)):
         shown = os.fsdecode(name)
-        if name.endswith(b"/") or (path / shown / ".git").exists():
-            # A submodule, or a repository inside that nobody added.
-            for inner in work_tree(path / shown, unread):
+        inside = path / shown
+        if not inside.is_symlink() and (name.endswith(b"/") or (inside / ".git").exists()):
+            # A submodule, or a repository inside that nobody added. Not what a link leads to: that
+            # may be this repository again, or any other.
+            for inner in work_tree(inside, unread):
                 yield replace(inner, path=f"{shown.rstrip('/')}/{inner.path}")
         else:
-            yield from open_source(path / shown, shown, unread, may_be_gone=True)
+            yield from open_source(inside, shown, unread, may_be_gone=True)
 
 
 def staged(top: Path) -> Iterator[Source]:

@@ -118,6 +118,21 @@ def test_repositories_inside_are_looked_at(tmp_path):
     assert [(f.path, f.secret) for f in scan(tmp_path).finds] == [("vendor/inner/a.py", key)]
 
 
+def test_links_to_repositories_are_not_followed(tmp_path):
+    """To itself, in three ways: followed, each way three more times, there would be no end."""
+    folder, other = tmp_path / "a", tmp_path / "b"
+    for one in (folder, other):
+        one.mkdir()
+        git(one, "init", "-q")
+        (one / "a.py").write_text(f'K = "{made_up_key(RNG)}"\n')
+    for name in ("x", "y", "z"):
+        (folder / name).symlink_to(".")
+    (folder / "other").symlink_to(other)
+    git(folder, "add", "-A")
+    found = scan(folder)
+    assert ([find.path for find in found.finds], found.files) == (["a.py"], 1)
+
+
 def test_a_shallow_clone_is_no_clean_history(tmp_path):
     folder = tmp_path / "whole"
     folder.mkdir()
