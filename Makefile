@@ -26,7 +26,7 @@ lint: env  ## ruff and mypy
 	$(RUN) -m ruff check
 	$(RUN) -m ruff format --check
 	$(RUN) -m mypy --strict
-	$(RUN) -m mypy --strict tools/*.py
+	$(RUN) -m mypy --strict tools/*.py benchmarks
 
 bench: env  ## the numbers of the design, as ratios against peers
 	@$(RUN) -m benchmarks $(ARGS)

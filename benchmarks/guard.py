@@ -104,7 +104,9 @@ def _deciding(subject: Any) -> dict[str, Callable[[], float]]:
     target = targets.target_of(ProfilesApi.get_profile, "get_profile")
     base, an_id = subject.audited.api_client.configuration.host, profile_ids()
     headers = {"Authorization": f"Klaviyo-API-Key {KEY}"}
-    args = [("GET", f"{base}/api/profiles/{an_id()}", headers, None, []) for _ in range(1_000)]
+    args: list[tuple[Any, ...]] = [
+        ("GET", f"{base}/api/profiles/{an_id()}", headers, None, []) for _ in range(1_000)
+    ]
     following = itertools.cycle(args).__next__
     call = CallRecord(target, None, is_sdk=True)
     call.key = key_of(headers, args[0][1])

@@ -24,7 +24,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.harness import Effort, interleave
 
@@ -177,10 +177,12 @@ def _slow_clocks() -> None:
 
     wall, steady = time.time(), time.monotonic()
     text, now = time.strftime, time.gmtime
-    clock.time = SimpleNamespace(  # type: ignore[assignment]
+    clocks: Any = clock
+    clocks.time = SimpleNamespace(
         time=lambda: wall + (time.time() - wall) / _SLOWER, strftime=text, gmtime=now
     )
-    writer.monotonic = lambda: steady + (time.monotonic() - steady) / _SLOWER  # type: ignore[assignment]
+    writers: Any = writer
+    writers.monotonic = lambda: steady + (time.monotonic() - steady) / _SLOWER
 
 
 def main() -> None:

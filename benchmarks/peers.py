@@ -21,8 +21,7 @@ from benchmarks.server import running
 from benchmarks.subject import without_http
 from klaviyo_audit import Result
 from klaviyo_audit.calls import CallRecord
-from klaviyo_audit.klaviyo.outcome import settle
-from klaviyo_audit.klaviyo.tap import http_text
+from klaviyo_audit.klaviyo.outcome import http_text, settle
 from klaviyo_audit.klaviyo.targets import target_of
 
 if TYPE_CHECKING:

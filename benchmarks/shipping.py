@@ -218,7 +218,8 @@ def _caller(folder: Path, url: str, kind: str) -> Iterator[_Caller]:
 
 
 def _call(connection: Connection, folder: str, url: str, kind: str) -> None:
-    sinks: list[Any] = {"no sink": [], "hung": [HungSink()], "null": [NullSink()]}[kind]
+    every: dict[str, list[Any]] = {"no sink": [], "hung": [HungSink()], "null": [NullSink()]}
+    sinks = every[kind]
     with without_http(Path(folder), url, sinks=sinks, ship_exit_wait=0.1) as both:
         call = both.held()["audited"]
         for _ in range(1000):

@@ -92,7 +92,7 @@ def _in_a_span(provider: TracerProvider, inner: Callable[[], object]) -> Callabl
         "klaviyo.audit.risk": "medium",
         "klaviyo.audit.id": "01a20e08-ef33-7140-81fc-6e328cd6e806",
     }
-    last = {
+    last: dict[str, Any] = {
         "klaviyo.audit.result": "success",
         "klaviyo.revision": "2026-10-15",
         "http.response.status_code": 200,
