@@ -239,7 +239,9 @@ class Enforcer:
             agreed = confirm(radius)
         except Exception as error:
             raise _Denial(
-                f"{radius.above()}, and confirm failed ({type(error).__name__})", "mend it", plan
+                f"{radius.above()}, and confirm failed ({type(error).__name__})",
+                "mend the function given as confirm",
+                plan,
             ) from error
         if agreed:
             return "confirm"
