@@ -1,5 +1,6 @@
 """Fixtures for all tests, and the check that no test's output holds a planted secret."""
 
+import gc
 import json
 import os
 from pathlib import Path
@@ -18,6 +19,12 @@ settings.register_profile(
 settings.load_profile("project")
 
 MAY_HOLD_SECRETS = "may_hold_planted_secrets"
+
+
+# A forked child does not destroy what earlier tests left to the collector: of gRPC and Kafka objects it has
+# not the threads, and a collection crashed it once (in a thread that OpenTelemetry's fork handler starts).
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=gc.freeze)
 
 
 def pytest_configure(config):
