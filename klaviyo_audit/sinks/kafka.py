@@ -71,7 +71,7 @@ class KafkaSink:
         self._key = key.encode()
         self._timeout = timeout
         self._outbox: Outbox | None = None
-        self._pid = 0
+        self._pid = os.getpid()
 
     def deliver(self, entries: Sequence[AuditEntry]) -> None:
         """Send the entries and wait until the brokers have reported on each.
@@ -112,22 +112,25 @@ class KafkaSink:
 
     def close(self) -> None:
         """Wait a little for what is on its way, then let go of the producer."""
+        self._leave_the_parents()
         outbox, self._outbox = self._outbox, None
-        if outbox is not None and self._pid == os.getpid():
+        if outbox is not None:
             outbox.close(min(self._timeout, 5.0))
 
     def _ready(self) -> Outbox:
-        # A producer's threads do not live on in a forked child, and destroying it there hangs:
-        # the child leaves the parent's alone and makes its own.
-        if self._outbox is None or self._pid != os.getpid():
-            _others.append(self._outbox)
+        self._leave_the_parents()
+        if self._outbox is None:
             self._outbox = Outbox(self._config, self._topic, self._key)
-            self._pid = os.getpid()
         return self._outbox
 
+    def _leave_the_parents(self) -> None:
+        if self._pid == os.getpid():
+            return
+        self._pid = os.getpid()
+        if self._outbox is not None:
+            self._outbox.leave_to_parent()  # once more, since uWSGI forks past the hooks
+            self._outbox = None
 
-_others: list[Outbox | None] = []
-"""Producers of the parent process, kept from being destroyed."""
 
 _CHECKPOINT_HEADERS: Final = (
     ("content-type", b"text/plain; charset=utf-8"),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
+import os
+import weakref
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -84,6 +87,7 @@ class Outbox:
         self._said: KafkaError | None = None
         self._made = 0
         self._producer = self._new()
+        _outboxes.add(self)
 
     def _new(self) -> Producer:
         self._made += 1
@@ -272,6 +276,26 @@ class Outbox:
             if self._producer.flush(seconds):
                 self._producer.purge()
                 self._producer.flush(0)
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: keep it for ever, be it used no more.
+
+        A producer's threads do not live on in a child, and to destroy it waits for them: seconds,
+        if not for ever. What nobody refers to would be destroyed, at the latest when the
+        interpreter ends, which clears all names.
+        """
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))
+
+
+_outboxes: Final[weakref.WeakSet[Outbox]] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for outbox in list(_outboxes):
+        outbox.leave_to_parent()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _is_fatal(error: KafkaError) -> bool:

@@ -186,16 +186,13 @@ class KlaviyoSink:
 
     def close(self) -> None:
         """Begin no further request."""
+        self._renew_after_fork()
         self._api.close()
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
         """One delivery at a time: one that overran its deadline may still be at it."""
-        if os.getpid() != self._pid:
-            # A forked child has neither the thread that held the lock nor its own connections.
-            self._pid = os.getpid()
-            self._lock = threading.Lock()
-            self._api.renew()
+        self._renew_after_fork()
         if not self._lock.acquire(timeout=1.0):
             raise Retry(why="an earlier delivery that overran its deadline is still under way")
         try:
@@ -205,7 +202,15 @@ class KlaviyoSink:
         finally:
             self._lock.release()
 
+    def _renew_after_fork(self) -> None:
+        if os.getpid() != self._pid:
+            # A forked child has neither the threads that held the locks nor its own connections.
+            self._pid = os.getpid()
+            self._lock = threading.Lock()
+            self._api.renew()
+
     def _readback(self) -> Readback:
+        self._renew_after_fork()
         return Readback(self._api.transport(), self._profile_of, self._api.whose_key())
 
     def _profile(self, service: str | None) -> dict[str, Any]:

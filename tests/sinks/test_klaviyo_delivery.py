@@ -4,6 +4,7 @@ import errno
 import json
 import logging
 import os
+import signal
 import threading
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -520,6 +521,32 @@ def test_a_forked_child_has_connections_of_its_own(fake, sink):
     sink._lock.release()
     sink.deliver(ENTRIES[2:3])
     assert recorded(fake) == ids(ENTRIES[:3])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_child_waits_for_no_lock_of_its_parents_when_it_closes(sink):
+    with sink._api._closing._cond:  # as if a thread of the parent began to wait at this moment
+        child = os.fork()
+        if not child:
+            signal.alarm(5)
+            sink.close()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_child_reads_back_on_a_connection_of_its_own(fake, sink):
+    sink.deliver(ENTRIES[:1])
+    parents = sink._api.transport()
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            done = sink.confirm(ENTRIES[:1])
+            code = 0 if sink._api.transport() is not parents and done.arrived else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_a_closed_sink_begins_nothing(fake, sink):
