@@ -116,8 +116,10 @@ class CallRecord:
     """The entry's ``consent``."""
     forgets: list[tuple[Kind, str]] | None = None
     """Identifiers whose keys go when the call succeeds."""
-    says: Callable[[], Iterable[tuple[Kind | None, str]]] | None = None
-    """Tells what the request says of persons."""
+    body: Any = None
+    """The request's body, where ``says`` is to read it: not for any record."""
+    says: Callable[[CallRecord], Iterable[tuple[Kind | None, str]]] | None = None
+    """Tells what the call's request says of persons."""
     carried: dict[str, str] | None = None
     """That, and what those of calls within this one said, once somebody has asked."""
     hides: bool = False

@@ -90,6 +90,7 @@ class Recorder:
         self.notes_responses = Level.REQUEST_RESPONSE in levels
         """Some calls' responses are kept."""
         self._may_be_bare = Level.NONE in levels
+        self._only_level = None if gate.policy.rules else gate.policy.default
         self._default_user = default_user
         self._intents = intents
         self._block = on_failure == "block"
@@ -124,7 +125,7 @@ class Recorder:
 
     def level(self, call: CallRecord) -> Level:
         """How much of a call is kept."""
-        level = call.level
+        level = self._only_level or call.level
         if level is None:
             target = call.target
             actor = ACTOR.get()
@@ -311,7 +312,7 @@ class Recorder:
         if call.says is not None and call.carried is None:
             has_text = who.has_text or call.metadata or call.guarded or call.consent
             if has_text or call.parent is not None:
-                call.carried = self.gate.carried(call.says())
+                call.carried = self.gate.carried(call.says(call))
                 outer = call.parent
                 while outer is not None:
                     # What is written of them at their end may be about this person, too.

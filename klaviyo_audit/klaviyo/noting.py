@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from klaviyo_audit.klaviyo import capture
@@ -24,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from klaviyo_audit.calls import CallRecord
-    from klaviyo_audit.privacy.gate import Gate
     from klaviyo_audit.privacy.identifiers import Kind
+    from klaviyo_audit.privacy.pseudonyms import Pseudonyms
     from klaviyo_audit.recorder import Recorder
 
 _NONE: Final = Level.NONE
@@ -45,24 +44,25 @@ def note_request(recorder: Recorder, call: CallRecord, url: str, body: Any) -> N
     """
     try:
         level = recorder.level(call)
-        target, gate = call.target, recorder.gate
-        if target.identity == DELETION and recorder.on_deletion is not None:
+        target, pseudonyms = call.target, recorder.gate.pseudonyms
+        if recorder.on_deletion is not None and target.identity == DELETION:
             # Whoever is to be forgotten is not named: the time of the call alone would tell.
-            call.forgets = _to_forget(target.place, body, gate)
+            call.forgets = _to_forget(target.place, body, pseudonyms)
             about: CallRecord | None = call
             while about is not None:
                 about.hides = True
                 about = about.parent
-        elif level is not _NONE and gate.pseudonyms is not None:
-            call.subjects = subjects_of(target.place, url, body, gate)
+        elif level is not _NONE and pseudonyms is not None:
+            call.subjects = subjects_of(target.place, url, body, pseudonyms)
         if level is _NONE:
             return
-        call.says = partial(said, target.place, url, body, named=call.forgets is None)
+        call.says = said
+        call.body = body
         identity = target.identity
         if identity is not None and identity in CHANGES:
-            call.consent = consent_of(identity, body, gate)
+            call.consent = consent_of(identity, body, recorder.gate)
         if level is not _METADATA:
-            call.request = capture.request_shape(url, body, _allowed(call), gate)
+            call.request = capture.request_shape(url, body, _allowed(call), recorder.gate)
     except Exception as unforeseen:
         recorder.alarms.defect(unforeseen)
 
@@ -91,49 +91,49 @@ def forget(recorder: Recorder, persons: Sequence[tuple[Kind, str]]) -> None:
         )
 
 
-def subjects_of(place: tuple[str, ...] | None, url: str, body: Any, gate: Gate) -> list[str]:
+def subjects_of(
+    place: tuple[str, ...] | None, url: str, body: Any, pseudonyms: Pseudonyms
+) -> list[str]:
     """The entry's ``subjects``: pseudonyms of the persons that a request names, each once.
 
     At most 1,000; a mark after them says how many more there were.
     """
-    named: dict[str | None, None] = {}
-    pseudonym = gate.pseudonym
+    named: dict[Any, None] = {}
     if place is not None and body is not None:
         for found in attributes(place, body):
             for member, kind in IDENTIFIERS:
                 if member in found:
                     value = found[member]
                     if type(value) is str and value:
-                        named[pseudonym(kind, value)] = None
+                        named[pseudonyms.of(kind, value)] = None
     if "filter=" in url:
         for kind, value in in_filter(url):
-            named[pseudonym(kind, value)] = None
-    names = [name for name in named if name is not None]
+            named[pseudonyms.of(kind, value)] = None
+    named.pop(None, None)
+    names: list[str] = list(named)
     if len(names) > MAX_SUBJECTS:
         return [*names[:MAX_SUBJECTS], f"[cut: {len(names)} subjects]"]
     return names
 
 
-def said(
-    place: tuple[str, ...] | None, url: str, body: Any, *, named: bool
-) -> Iterator[tuple[Kind | None, str]]:
-    """What a request says of persons, so that no free text repeats it.
+def said(call: CallRecord) -> Iterator[tuple[Kind | None, str]]:
+    """What a call's request says of persons, so that no free text repeats it.
 
-    Args:
-        place: Where the body names persons.
-        url: The URL as it is sent.
-        body: The body as JSON types, or None.
-        named: Whether identifiers are to become pseudonyms; else they are masked.
+    With the kind of each identifier that may become a pseudonym; all else is masked.
     """
-    if place is not None and body is not None:
-        for found in attributes(place, body):
+    place = call.target.place
+    if place is not None and call.body is not None:
+        for found in attributes(place, call.body):
             for kind, value in said_of(found):
-                yield kind if named else None, value
-    yield from in_filter(url)
+                yield kind if call.forgets is None else None, value
+    if call.url is not None:
+        yield from in_filter(call.url)
 
 
-def _to_forget(place: tuple[str, ...] | None, body: Any, gate: Gate) -> list[tuple[Kind, str]]:
-    region = None if gate.pseudonyms is None else gate.pseudonyms.region
+def _to_forget(
+    place: tuple[str, ...] | None, body: Any, pseudonyms: Pseudonyms | None
+) -> list[tuple[Kind, str]]:
+    region = None if pseudonyms is None else pseudonyms.region
     persons: list[tuple[Kind, str]] = []
     for found in attributes(place or (), body):
         for kind, value in identifiers(found):

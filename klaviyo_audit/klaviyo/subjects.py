@@ -73,11 +73,12 @@ _KINDS: Final = dict(IDENTIFIERS)
 
 def attributes(place: tuple[str, ...], body: Any) -> list[dict[str, Any]]:
     """The objects at a place of a body, at most `MAX_SUBJECTS`."""
-    for index, step in enumerate(place):
-        if type(body) is dict and step in body:
-            body = body[step]
+    steps = iter(place)
+    for step in steps:
+        if type(body) is dict:
+            body = body.get(step)
         elif step == "[]" and type(body) is list:
-            rest = place[index + 1 :]
+            rest = tuple(steps)
             return [one for member in body[:MAX_SUBJECTS] for one in attributes(rest, member)]
         else:
             return []

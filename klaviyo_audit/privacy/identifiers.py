@@ -73,6 +73,8 @@ def email(value: str) -> str | None:
 
     Dots and ``+tags`` in the local part stay: only the receiving host knows what they mean.
     """
+    if _COMMON.match(value) is not None:
+        return value
     if len(value) > MAX_EMAIL * 2:
         return None
     text = value.strip().lower()

@@ -11,6 +11,7 @@ from klaviyo_audit.privacy.identifiers import Kind, email, normalise
 if TYPE_CHECKING:
     from klaviyo_audit.privacy.keyring import Key, KeyRing
 
+_EMAIL: Final = Kind.EMAIL  # a look-up in an enumeration is 70 ns in Python 3.11
 DIGITS: Final = 32
 """Hexadecimal digits in a pseudonym: HMAC-SHA256, cut to 128 bits."""
 PATTERN: Final = re.compile(
@@ -118,12 +119,13 @@ class Pseudonyms:
         region: Country whose national phone numbers are understood.
     """
 
-    __slots__ = ("_digest", "_naming", "region")
+    __slots__ = ("_digest", "_naming", "_writing", "region")
 
     def __init__(
         self, naming: tuple[Naming, ...], digest_key: Key, region: str | None = None
     ) -> None:
         self._naming = naming
+        self._writing = naming[0]
         self._digest = (digest_key.id, Mac(b"digest:" + digest_key.secret))
         self.region = region
 
@@ -134,12 +136,12 @@ class Pseudonyms:
 
     def of(self, kind: Kind, value: str) -> str | None:
         """The pseudonym of an identifier; None if it is none of that kind."""
-        normal = email(value) if kind is Kind.EMAIL else normalise(kind, value, self.region)
-        return None if normal is None else self._naming[0].name(kind, normal)
+        normal = email(value) if kind is _EMAIL else normalise(kind, value, self.region)
+        return None if normal is None else self._writing.name(kind, normal)
 
     def of_normal(self, kind: Kind, normal: str) -> str | None:
         """The pseudonym of an identifier in its one spelling."""
-        return self._naming[0].name(kind, normal)
+        return self._writing.name(kind, normal)
 
     def all_of(self, kind: Kind, value: str) -> list[str]:
         """Every pseudonym that entries may hold for an identifier, the newest first."""
