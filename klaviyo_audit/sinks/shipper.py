@@ -178,7 +178,8 @@ class Shipper:
             self._let_go()
             return _TROUBLE_SECONDS
         try:
-            self._books.show(self.condition)
+            if self._is_owner():
+                self._books.show(self.condition)
         except OSError as error:
             # No reason to let go: what was acknowledged meanwhile would be delivered once more.
             self._say(f"how it is doing cannot be written down: {reason_of(error)}")
@@ -204,6 +205,17 @@ class Shipper:
         """In a forked child: let go of what the parent has open. This shipper is of no use then."""
         self._let_go()
         self._books.forget()
+
+    def _is_owner(self) -> bool:
+        """Whether what is there to be written down still is ours to write.
+
+        While an attempt took its time, or the process was stopped, somebody may have removed the
+        lock's file: another process has taken over then, and may have got further.
+        """
+        if self._books.is_owner:
+            return True
+        self._let_go()
+        return False
 
     def _let_go(self) -> None:
         if self._source:
@@ -236,7 +248,7 @@ class Shipper:
             and not self._attempt(errand, partial(self.sink.deliver, batch.entries))
         ):
             return errand.wait
-        return self._settle(errand, batch)
+        return self._settle(errand, batch) if self._is_owner() else 0.0
 
     def _gather(self, *, urgent: bool) -> float | None:
         if self._source is None:
@@ -358,6 +370,8 @@ class Shipper:
             return errand.wait
         if not self._attempt(errand, partial(self.sink.deliver_checkpoints, notes.notes)):
             return errand.wait
+        if not self._is_owner():
+            return 0.0
         self.condition.checkpoints += len(notes.notes)
         self._checkpoints = None
         try:
