@@ -200,11 +200,10 @@ class Verdict:
 class Ruling:
     """The rules that may decide about one operation in one environment."""
 
-    __slots__ = ("_candidates", "_kept", "_otherwise", "fixed")
+    __slots__ = ("_candidates", "_otherwise", "fixed")
 
     def __init__(self, guard: Guard, facts: Facts, environment: str | None) -> None:
         self._candidates: list[tuple[Rule, Verdict]] = []
-        self._kept: dict[tuple[str, tuple[str, ...]], Verdict] = {}
         decision = guard.default if facts.known else guard.unknown
         told = f"default of the guard ({decision})"
         if not facts.known:
@@ -228,17 +227,10 @@ class Ruling:
         """What is decided about a call by this user with this key."""
         if self.fixed is not None:
             return self.fixed
-        who = (user, keys)
-        kept = self._kept.get(who)
-        if kept is None:
-            kept = next(
-                (verdict for rule, verdict in self._candidates if rule.fits(user, keys)),
-                self._otherwise,
-            )
-            if len(self._kept) >= 1024:  # noqa: PLR2004  (users come and go)
-                self._kept.clear()
-            self._kept[who] = kept
-        return kept
+        return next(
+            (verdict for rule, verdict in self._candidates if rule.fits(user, keys)),
+            self._otherwise,
+        )
 
 
 def rule_name(number: int, rule: Rule) -> str:

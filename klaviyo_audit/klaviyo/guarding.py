@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from klaviyo_audit.context import ACTOR
 from klaviyo_audit.errors import AccessDenied
 from klaviyo_audit.klaviyo import targets
-from klaviyo_audit.klaviyo.guardplan import Plan, names_of_key
+from klaviyo_audit.klaviyo.guardplan import Plan
 from klaviyo_audit.klaviyo.measuring import Request, measure
 from klaviyo_audit.klaviyo.readings import Unreadable, readings
 from klaviyo_audit.privacy.text import without_secrets
@@ -125,7 +125,7 @@ class Enforcer:
     def _verdict(self, plan: Plan, call: CallRecord) -> Verdict:
         actor = ACTOR.get()
         user = self._default_user if actor is None else actor.user_id
-        return plan.ruling.verdict(user, names_of_key(call.key))
+        return plan.verdict(user, call.key)
 
     def _plan(self, target: Target) -> Plan:
         plan = self._plans[target] = Plan(self.guard, target, self._environment)

@@ -15,18 +15,17 @@ from klaviyo_audit.klaviyo.risks import by_rule, key, table
 
 if TYPE_CHECKING:
     from klaviyo_audit.calls import Target
-    from klaviyo_audit.guard.policy import Guard
+    from klaviyo_audit.guard.policy import Guard, Verdict
 
-_MAX_LABELS: Final = 1024
+_MAX_VERDICTS: Final = 1024
 _NO_NAMES: Final = ("",)
-
-_labels: dict[str, tuple[str, ...]] = {}
 
 
 class Plan:
     """The rules for one operation, and what else is asked of its calls."""
 
     __slots__ = (
+        "_verdicts",
         "count",
         "facts",
         "free",
@@ -47,6 +46,7 @@ class Plan:
         self.matches = plain(path).match
         """Matches the URLs that can only mean this operation."""
         self.ruling = Ruling(guard, self.facts, environment)
+        self._verdicts: dict[tuple[str, str | None], Verdict] = {}
         self.needs_actor = at_least(self.facts.risk, guard.require_actor)
         self.needs_reason = at_least(self.facts.risk, guard.require_reason)
         self.count = count_of(self.method, path, deletes="unlink" not in self.facts.effects)
@@ -55,6 +55,17 @@ class Plan:
         fixed = self.ruling.fixed
         self.free = self.plain and fixed is not None and fixed.allows
         """Nor is that, since one does."""
+
+    def verdict(self, user: str, key: str | None) -> Verdict:
+        """What the rules say to a user's call with a key (the entry's ``key``)."""
+        who = (user, key)
+        verdict = self._verdicts.get(who)
+        if verdict is None:
+            verdict = self.ruling.verdict(user, names_of_key(key))
+            if len(self._verdicts) >= _MAX_VERDICTS:  # users come and go
+                self._verdicts.clear()
+            self._verdicts[who] = verdict
+        return verdict
 
     def how_to_allow(self) -> str:
         """What to add to the guard so that its calls go out."""
@@ -91,11 +102,5 @@ def names_of_key(fragment: str | None) -> tuple[str, ...]:
     """Label and fingerprint in the entry's ``key``, as rules see them."""
     if fragment is None:
         return _NO_NAMES
-    names = _labels.get(fragment)
-    if names is None:
-        facts = orjson.loads(fragment)
-        names = tuple(facts[name] for name in ("label", "fingerprint") if name in facts)
-        if len(_labels) >= _MAX_LABELS:
-            _labels.clear()
-        _labels[fragment] = names
-    return names
+    facts = orjson.loads(fragment)
+    return tuple(facts[name] for name in ("label", "fingerprint") if name in facts)
