@@ -24,6 +24,7 @@ class ActorContext:
         "break_glass",
         "ip",
         "metadata",
+        "named",
         "on_behalf_of",
         "outer",
         "reason",
@@ -41,8 +42,11 @@ class ActorContext:
         outer: ActorContext | None,
         *,
         break_glass: str | None = None,
+        named: bool = True,
     ) -> None:
         self.user_id = user_id
+        # False: `user_id` only stands for whoever sent a request, whom nobody knows.
+        self.named = named
         self.outer = outer
         self.reason: str | None = reason
         self.on_behalf_of: str | None = on_behalf_of

@@ -8,6 +8,7 @@ import pytest
 
 from klaviyo_audit import AccessDenied, Auditor, Guard, acting_as, suppress_audit
 from klaviyo_audit.errors import ConfigurationError
+from klaviyo_audit.integrations.actors import ActorRules, Request, RequestActor, RequestScope
 from tests import planted
 
 PROFILE = {"data": {"type": "profile", "attributes": {"first_name": "X"}}}
@@ -306,6 +307,27 @@ def test_somebody_has_to_be_named_and_to_say_why(guarded, fake, trail):
         klaviyo.Lists.delete_list("L1")
     assert [r.method for r in fake.requests] == ["GET", "POST", "DELETE"]
     assert [e["result"] for e in trail.outcomes()].count("denied") == 2
+
+
+@pytest.mark.parametrize("user_id", [None, "nightly-job"])
+def test_a_request_of_whom_nobody_knows_names_nobody(guarded, fake, trail, user_id):
+    """Whoever comes from the street is recorded as anonymous, which is no name."""
+    klaviyo = guarded(None, require_actor="low", user_id=user_id)
+
+    def fails():
+        raise RuntimeError
+
+    for user in (lambda: None, lambda: "", fails):
+        scope = RequestScope(RequestActor(ActorRules(), Request(user=user, header=lambda _: [])))
+        with scope, pytest.raises(AccessDenied, match="nobody is named who acts"):
+            klaviyo.Lists.get_list("L1")
+        with scope, acting_as("dana"):
+            klaviyo.Lists.get_list("L1")
+    known = Request(user=lambda: "anonymous", header=lambda _: [])  # somebody is called so
+    with RequestScope(RequestActor(ActorRules(), known)):
+        klaviyo.Lists.get_list("L1")
+    assert fake.count == 4
+    assert [e["user_id"] for e in trail.outcomes() if e["result"] == "denied"] == ["anonymous"] * 3
 
 
 def test_a_user_in_the_settings_is_named(guarded, fake):

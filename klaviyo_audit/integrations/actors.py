@@ -107,18 +107,24 @@ class ActorRules:
         self.anonymous = anonymous
 
     def actor(self, request: Request) -> dict[str, Any]:
-        """Who acts, as the arguments of `klaviyo_audit.acting_as`."""
+        """Who acts, as the arguments of `klaviyo_audit.acting_as`.
+
+        ``user_id`` is missing where nobody is known, and ``actor_error`` names the type of what
+        the framework raised when it was asked.
+        """
         trusted = self._trusts(request.peer)
-        user = request.user()
-        if not user and trusted and self._user_header:
+        facts: dict[str, Any] = {}
+        user = _asked(request.user, facts)
+        if not user and trusted and self._user_header and not facts:
             user = _name(request.header(self._user_header))
-        facts: dict[str, Any] = {"user_id": str(user) if user else self.anonymous}
+        if user:
+            facts["user_id"] = str(user)
         if trusted:
             for what, name in self._headers.items():
                 read = _name if what == "on_behalf_of" else _only
                 facts[what] = read(request.header(name))
         facts["ip"] = self._address(request, trusted=trusted)
-        session = request.session()
+        session = _asked(request.session, facts)
         if session:
             # Whoever has a session's id can act as its user.
             facts["session"] = hashlib.sha256(session.encode()).hexdigest()[:12]
@@ -178,15 +184,17 @@ class RequestActor(ActorContext):
             raise AttributeError(name)
         try:
             facts = self._rules.actor(self._request)
-        except Exception as error:  # the framework's or the program's own: the call has to go on
-            facts = {"user_id": self._rules.anonymous, "actor_error": type(error).__name__}
+        except Exception as error:  # the call has to go on
+            facts = {"actor_error": type(error).__name__}
+        user_id = facts.pop("user_id", None)
         super().__init__(
-            facts.pop("user_id"),
+            user_id or self._rules.anonymous,
             facts.pop("reason", None),
             facts.pop("on_behalf_of", None),
             facts.pop("ip", None),
             facts,
             self.outer,
+            named=user_id is not None,
         )
         return getattr(self, name)
 
@@ -208,6 +216,15 @@ class RequestScope:
 
     def __exit__(self, *_: object) -> None:
         ACTOR.set(self._actor.outer)
+
+
+def _asked(question: Callable[[], str | None], facts: dict[str, Any]) -> str | None:
+    """What a framework knows; where it fails to tell, the type of the error is a fact."""
+    try:
+        return question()
+    except Exception as error:  # the framework's or the program's own: the call has to go on
+        facts["actor_error"] = type(error).__name__
+        return None
 
 
 def _only(values: list[str]) -> str | None:

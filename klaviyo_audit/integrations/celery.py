@@ -57,6 +57,8 @@ def _carried() -> dict[str, Any]:
             "ip": actor.ip,
             "metadata": {name: _plain(value) for name, value in actor.metadata.items()},
         }
+        if not actor.named:
+            facts["unnamed"] = True
     call = CURRENT.get()
     if call is not None:
         facts["parent_id"] = call.id
@@ -99,7 +101,8 @@ def _actor(facts: dict[str, Any]) -> ActorContext | None:
     known = dict(metadata) if isinstance(metadata, dict) else {}
     if isinstance(facts.get("parent_id"), str):
         known["sent_by"] = facts["parent_id"]
-    return ActorContext(user, reason, on_behalf_of, ip, known, None)
+    named = not facts.get("unnamed")
+    return ActorContext(user, reason, on_behalf_of, ip, known, None, named=named)
 
 
 def _plain(value: Any) -> Any:

@@ -29,7 +29,7 @@ from klaviyo_audit.errors import ConfigurationError
 from klaviyo_audit.integrations.actors import ActorRules, Request, RequestActor, RequestScope
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 
 _OWN = ("instrument", "actor")
 
@@ -58,7 +58,7 @@ class KlaviyoAudit(AppConfig):  # type: ignore[misc]  # Django ships no type inf
 class ActorMiddleware:
     """Django middleware, plain and async: what a request does is done by ``request.user``.
 
-    The user is asked for when the first call to Klaviyo is recorded: a page that makes none
+    That includes answers that are made while they are sent (``StreamingHttpResponse``). The user is asked for when the first call to Klaviyo is recorded: a page that makes none
     neither loads its session for it nor becomes uncacheable.
 
     Raises:
@@ -92,11 +92,13 @@ class ActorMiddleware:
         if self._is_async:
             return self._serve(request, scope)
         with scope:
-            return self._next(request)
+            response = self._next(request)
+        return _acting(response, scope)
 
     async def _serve(self, request: Any, scope: RequestScope) -> Any:
         with scope:
-            return await self._next(request)
+            response = await self._next(request)
+        return _acting(response, scope)
 
     def _facts(self, request: Any) -> Request:
         return Request(
@@ -105,6 +107,38 @@ class ActorMiddleware:
             peer=request.META.get("REMOTE_ADDR") or "",
             session=lambda: _asked(_session, request),
         )
+
+
+def _acting(response: Any, scope: RequestScope) -> Any:
+    """The same response; if it is made while it is sent, that is done by the request's user."""
+    # A server may send a file with one system call, and no code of the program runs in it.
+    if getattr(response, "streaming", False) and getattr(response, "file_to_stream", None) is None:
+        parts = response.streaming_content
+        steps = _async_steps if response.is_async else _steps
+        response.streaming_content = steps(parts, scope)
+    return response
+
+
+def _steps(parts: Iterable[Any], scope: RequestScope) -> Iterator[Any]:
+    with scope:
+        parts = iter(parts)
+    while True:
+        with scope:
+            part = next(parts, None)
+        if part is None:
+            return
+        yield part
+
+
+async def _async_steps(parts: AsyncIterable[Any], scope: RequestScope) -> AsyncIterator[Any]:
+    with scope:
+        steps = aiter(parts)
+    while True:
+        with scope:
+            part = await anext(steps, None)
+        if part is None:
+            return
+        yield part
 
 
 def _settings() -> Mapping[str, Any]:

@@ -186,7 +186,7 @@ class Enforcer:
     def _ask_who(self, plans: tuple[Plan, ...], actor: ActorContext | None) -> None:
         guard = self.guard
         for plan in plans:
-            if plan.needs_actor and actor is None and self._is_fallback:
+            if plan.needs_actor and not self._is_somebody(actor):
                 raise _Denial(
                     f"require_actor is {guard.require_actor}, the call's risk {plan.facts.risk}, "
                     "and nobody is named who acts",
@@ -200,6 +200,9 @@ class Enforcer:
                     "give one: with acting_as(user_id, reason=...):",
                     plan,
                 )
+
+    def _is_somebody(self, actor: ActorContext | None) -> bool:
+        return not self._is_fallback if actor is None else actor.named
 
     def _ask_radius(
         self,

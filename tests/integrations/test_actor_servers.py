@@ -116,7 +116,7 @@ def test_django(environ, tmp_path, trail, program):
         capture_output=True,
     )
     assert made.returncode == 0, made.stderr
-    kinds = ("plain", "async")
+    kinds = ("plain", "async", "streamed", "asyncstreamed")
     with served(environ, tmp_path, *program) as port, ThreadPoolExecutor(20) as pool:
         # One after the other: SQLite takes one writer at a time.
         cookies = [ask(port, f"/login/u{n}").getheader("Set-Cookie") for n in range(USERS)]

@@ -59,8 +59,7 @@ def test_headers_of_a_trusted_proxy_are_believed():
 def test_headers_of_anybody_else_are_not(peer):
     forged = dict.fromkeys(("x_forwarded_user", "x_on_behalf_of", "x_reason"), "admin")
     facts = behind_a_proxy().actor(request(peer, **forged, x_forwarded_for="192.0.2.1"))
-    assert facts["user_id"] == "anonymous"
-    assert set(facts) <= {"user_id", "ip"}
+    assert set(facts) <= {"ip"}
     assert "192.0.2" not in facts.get("ip", "")
 
 
@@ -72,7 +71,7 @@ def test_the_frameworks_user_comes_first():
 @pytest.mark.parametrize("doubled", [["dana", "admin"], ["dana,admin"], ["dana, admin"], [""]])
 def test_a_header_that_is_there_twice_names_nobody(doubled):
     asked = request(PROXY, x_forwarded_user=doubled)
-    assert behind_a_proxy().actor(asked)["user_id"] == "anonymous"
+    assert "user_id" not in behind_a_proxy().actor(asked)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +121,7 @@ def test_proxies_in_their_ipv6_form():
         rules = ActorRules(**HEADERS, trusted_proxies=[network])
         for peer in (PROXY, f"::ffff:{PROXY}"):
             assert rules.actor(request(peer, x_forwarded_user="dana"))["user_id"] == "dana"
-        assert rules.actor(request(x_forwarded_user="dana"))["user_id"] == "anonymous"
+        assert "user_id" not in rules.actor(request(x_forwarded_user="dana"))
 
 
 def test_a_session_is_kept_as_a_fingerprint():
@@ -134,7 +133,7 @@ def test_a_session_is_kept_as_a_fingerprint():
 @given(peer=st.text(), forwarded=st.text(), user=st.text())
 def test_whatever_comes_in(peer, forwarded, user):
     facts = behind_a_proxy().actor(request(peer, x_forwarded_for=forwarded, x_forwarded_user=user))
-    assert facts["user_id"]
+    assert facts.get("user_id", "nobody")
     facts = behind_a_proxy().actor(request(PROXY, x_forwarded_for=forwarded))
     assert facts["ip"]
 
@@ -162,7 +161,7 @@ def test_mistakes_are_told_when_the_program_starts(given, said):
 def test_a_unix_socket():
     rules = ActorRules(user_header="X-User", trusted_proxies=["unix"])
     assert rules.actor(request("", x_user="dana"))["user_id"] == "dana"
-    assert rules.actor(request("10.0.0.1", x_user="dana"))["user_id"] == "anonymous"
+    assert "user_id" not in rules.actor(request("10.0.0.1", x_user="dana"))
 
 
 class Counting:
@@ -197,6 +196,26 @@ def test_a_framework_that_fails_breaks_no_call(klaviyo, trail):
         assert klaviyo.Lists.get_lists() is not None
     assert trail.outcome()["user_id"] == "anonymous"
     assert trail.outcome()["metadata"] == {"actor_error": "ValueError"}
+
+
+def fails():
+    raise RuntimeError("dana@example.com")
+
+
+def test_what_a_framework_fails_to_tell_takes_nothing_else_away(klaviyo, trail):
+    asked = Request(user=fails, header=lambda _: [], peer="198.51.100.7", session=lambda: "s3ss10n")
+    with RequestScope(RequestActor(ActorRules(), asked)):
+        klaviyo.Lists.get_lists()
+    asked = Request(user=lambda: "erin", header=lambda _: [], peer="198.51.100.7", session=fails)
+    with RequestScope(RequestActor(ActorRules(), asked)):
+        klaviyo.Lists.get_lists()
+    no_user, no_session = trail.outcomes()
+    assert no_user["user_id"] == "anonymous"
+    assert no_user["metadata"].keys() == {"actor_error", "session"}
+    assert no_session["user_id"] == "erin"
+    assert no_session["metadata"] == {"actor_error": "RuntimeError"}
+    for entry in (no_user, no_session):
+        assert entry["actor"] == {"ip": "198.51.100.0/24"}
 
 
 def test_acting_as_inside_of_a_request(klaviyo, trail):

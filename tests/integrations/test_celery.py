@@ -11,6 +11,7 @@ import pytest
 
 from klaviyo_audit import acting_as
 from klaviyo_audit.integrations import celery as integration
+from klaviyo_audit.integrations.actors import ActorRules, Request, RequestActor, RequestScope
 from tests import planted
 from tests.integrations.test_actor_servers import APPS
 
@@ -70,6 +71,19 @@ def test_what_cannot_be_sent_as_json_is_sent_as_text():
     headers = {}
     integration._before_publish(headers=headers)
     assert headers == {}
+
+
+def test_who_is_nobody_for_the_sender_is_nobody_in_the_worker():
+    from klaviyo_audit.context import ACTOR
+
+    headers = {}
+    asked = Request(user=lambda: None, header=lambda _: [])
+    with RequestScope(RequestActor(ActorRules(), asked)):
+        integration._before_publish(headers=headers)
+    task = task_with(headers)
+    integration._before_task(task=task)
+    assert (ACTOR.get().user_id, ACTOR.get().named) == ("anonymous", False)
+    integration._after_task(task=task)
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,16 @@ def streamed(request, number):
     return StreamingHttpResponse(parts())
 
 
+async def async_streamed(request, number):
+    async def parts():
+        yield "a"
+        await asyncio.sleep(0.001)
+        klaviyo.Lists.get_list(f"L{number}")
+        yield "b"
+
+    return StreamingHttpResponse(parts())
+
+
 def untouched(request):
     return HttpResponse()
 
@@ -79,6 +89,7 @@ urlpatterns = [
     path("plain/<number>", plain),
     path("async/<number>", asynchronous),
     path("streamed/<number>", streamed),
+    path("asyncstreamed/<number>", async_streamed),
     path("untouched", untouched),
 ]
 wsgi = get_wsgi_application()
