@@ -163,13 +163,19 @@ def _find(text: str) -> Operation | None:
     if fitting:
         return fitting[0]
     if text.lower().startswith("klaviyo.") or "." not in text:
-        import difflib
-
-        known = [f"{one.group.lower()}.{one.name}" for one in table().values()]
-        near = difflib.get_close_matches(name, [*known, *(one.name for one in table().values())])
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        fail(f"no operation of Klaviyo's API is called {text!r}{hint}")
+        fail(f"no operation of Klaviyo's API is called {text!r}{_hint(name)}")
     return None
+
+
+def _hint(name: str, nearness: float = 0.6) -> str:
+    import difflib
+
+    from klaviyo_audit.klaviyo.risks import table
+
+    known = [f"{one.group.lower()}.{one.name}" for one in table().values()]
+    known += [one.name for one in table().values()]
+    near = difflib.get_close_matches(name, known, cutoff=nearness)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def _rule_name(number: int | None, rule: Rule | None) -> str:
@@ -199,7 +205,7 @@ def _print(
     from klaviyo_audit.rendering import clean
 
     if found is None:
-        click.echo(f"{clean(text)}: an action of the program's own")
+        click.echo(f"{clean(text)}: an action of the program's own{_hint(text.lower(), 0.85)}")
     else:
         click.echo(
             f"{found.group.lower()}.{found.name}  {found.method} {found.path}  risk "

@@ -54,7 +54,7 @@ def forget(
         if not done.kinds:
             click.echo("nothing was destroyed: no key of this person was found", err=True)
             raise SystemExit(1)
-        _record(path, persons, done, reason, as_json=as_json)
+        _record(path, persons, done, reason, settings, as_json=as_json)
     except (KlaviyoAuditError, OSError) as error:
         fail(str(error))
     if done.unknown:
@@ -90,7 +90,13 @@ def _destroy(identifiers: list[tuple[Kind, str]], settings: Settings) -> Forgott
 
 
 def _record(
-    path: Path, persons: tuple[str, ...], done: Forgotten, reason: str | None, *, as_json: bool
+    path: Path,
+    persons: tuple[str, ...],
+    done: Forgotten,
+    reason: str | None,
+    settings: Settings,
+    *,
+    as_json: bool,
 ) -> None:
     from klaviyo_audit import clock, context
     from klaviyo_audit.auditor import Auditor
@@ -113,6 +119,7 @@ def _record(
             entry_id=entry_id,
             journal=auditor.settings.origin or path.absolute().name,
             sealed_lines=_sealed_lines(path),
+            still_linked=_still_linked(path, persons, settings),
         )
     if as_json:
         click.echo(json.dumps(certificate.to_dict(), indent=2))
@@ -121,6 +128,17 @@ def _record(
 
         for line in certificate.to_text().splitlines():
             click.echo(clean(line, 1000))
+
+
+def _still_linked(path: Path, persons: tuple[str, ...], settings: Settings) -> int:
+    from klaviyo_audit.analysis.query import Question, find, names_of
+    from klaviyo_audit.privacy.assembly import make_pseudonyms
+
+    pseudonyms = make_pseudonyms(settings)
+    if pseudonyms is None:
+        return 0
+    names = tuple(name for person in persons for name in names_of(person, pseudonyms))
+    return sum(1 for _ in find(path, Question(names)))
 
 
 def _sealed_lines(path: Path) -> int | None:

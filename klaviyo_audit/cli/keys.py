@@ -169,7 +169,7 @@ def _print(uses: dict[str, KeyUse], wrong: dict[str, dict[Flag, str]], now: date
         names = ", ".join(sorted(use.labels)) or "no variable"
         click.echo(_clean(f"{use.fingerprint}  {use.kind or '?'}  {use.site or '-'}  {names}"))
         click.echo(_clean(f"  used   {shown(use.first)} to {shown(use.last)}, age {days}"))
-        click.echo(f"  calls  {use.calls:,}, of them {use.failures:,} failed")
+        click.echo(f"  calls  {use.calls:,}, of them {use.failures:,} failed or denied")
         click.echo(_clean(f"  by     {', '.join(sorted(use.services))}"))
         click.echo(_clean(f"  scopes {', '.join(sorted(use.scopes)) or '-'}"))
         for flag, why in wrong.get(use.fingerprint, {}).items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,10 @@ def query(
         for members in queries.find(path, question):
             show(members)
             count += 1
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return  # whoever reads has seen enough
     except (KlaviyoAuditError, OSError) as error:
         fail(f"the journal cannot be read: {error}")
     if not count:

@@ -89,6 +89,7 @@ class Guard:
         "limit",
         "mode",
         "preset",
+        "remedy",
         "require_actor",
         "require_reason",
         "rules",
@@ -116,6 +117,8 @@ class Guard:
         source: str = "code",
     ) -> None:
         self.source = source
+        # What lets a denied call go out, where that is not to add a rule.
+        self.remedy: str | None = None
         where = f"guard (from {source})"
         self.preset = preset
         if preset is not None and preset != BY_ENVIRONMENT:

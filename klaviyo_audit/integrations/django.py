@@ -58,8 +58,9 @@ class KlaviyoAudit(AppConfig):  # type: ignore[misc]  # Django ships no type inf
 class ActorMiddleware:
     """Django middleware, plain and async: what a request does is done by ``request.user``.
 
-    That includes answers that are made while they are sent (``StreamingHttpResponse``). The user is asked for when the first call to Klaviyo is recorded: a page that makes none
-    neither loads its session for it nor becomes uncacheable.
+    That includes answers that are made while they are sent (``StreamingHttpResponse``). The user
+    is asked for when the first call to Klaviyo is recorded: a page that makes none neither loads
+    its session for it nor becomes uncacheable.
 
     Raises:
         ConfigurationError: ``settings.KLAVIYO_AUDIT["actor"]`` is not what `ActorRules` takes.

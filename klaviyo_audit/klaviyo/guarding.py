@@ -180,7 +180,7 @@ class Enforcer:
     def _allowed(self, plan: Plan, call: CallRecord) -> Verdict:
         verdict = self._verdict(plan, call)
         if not verdict.allows:
-            raise _Denial(verdict.told, plan.how_to_allow(), plan)
+            raise _Denial(verdict.told, self.guard.remedy or plan.how_to_allow(), plan)
         return verdict
 
     def _ask_who(self, plans: tuple[Plan, ...], actor: ActorContext | None) -> None:

@@ -60,13 +60,15 @@ class Certificate:
     journal: str
     """The journal's name: its origin in checkpoints, else its folder's name."""
     sealed_lines: int | None
+    still_linked: int = 0
+    """Entries that name the person by the key that all persons share: from before subject_keys."""
     """How many lines the journal's last checkpoint covers, which still verifies."""
 
     def to_text(self) -> str:
         """The certificate as plain text."""
         sealed = (
-            f"The journal's last checkpoint covers {self.sealed_lines:,} lines. None of them was "
-            "changed: it still verifies\n(klaviyo-audit verify).\n"
+            f"The journal's last checkpoint covers {self.sealed_lines:,} lines. This has changed "
+            "none of them, as\nklaviyo-audit verify shows.\n"
             if self.sealed_lines is not None
             else "The journal is not sealed.\n"
         )
@@ -78,11 +80,21 @@ class Certificate:
             f"Journal:    {self.journal}\n"
             f"Destroyed:  {len(self.kinds)} key(s), of: {', '.join(self.kinds) or 'nothing'}\n"
             f"Recorded:   entry {self.entry_id or 'none (the journal did not take it)'}\n\n"
-            "The audit trail never held these identifiers, only values made from them with a key\n"
-            "of this person's own. That key was destroyed and overwritten; the entries can no\n"
-            "longer be linked to the person. Copies of the key store from before are not reached\n"
-            "by this: they have to be destroyed, or made useless by exchanging the master key.\n"
-            f"{sealed}"
+            "The audit trail never held these identifiers, only values made from them with keys\n"
+            "of this person's own. Those were destroyed and overwritten; entries made with them\n"
+            "can no longer be linked to these identifiers. Other identifiers of the same person\n"
+            "have other keys. Copies of the key store from before are not reached by this: they\n"
+            "have to be destroyed, or made useless by exchanging the master key.\n"
+            f"{self._left()}{sealed}"
+        )
+
+    def _left(self) -> str:
+        if not self.still_linked:
+            return ""
+        return (
+            f"\nNOT ERASED: {self.still_linked:,} entries from before subject_keys was on name the "
+            "person by the\npseudonym key that all persons share. They can be linked as long as "
+            "anybody has that key.\n\n"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -95,4 +107,5 @@ class Certificate:
             "entry_id": self.entry_id,
             "journal": self.journal,
             "sealed_lines": self.sealed_lines,
+            "still_linked": self.still_linked,
         }

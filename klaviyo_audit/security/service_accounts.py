@@ -195,6 +195,10 @@ def _client(account: _Account, auditor: Auditor, options: Mapping[str, Any]) -> 
         break_glass=auditor.guard is None or auditor.guard.break_glass,
         source=f"service account {account.name}, scopes {', '.join(account.scopes)}",
     )
+    guard.remedy = (
+        f"call it with an account that has what it needs, or give {account.name} more: "
+        f'{account.name}=("{account.variable}", [scopes])'
+    )
     return AuditedClient(client, auditor.recorder_held_to(guard))
 
 

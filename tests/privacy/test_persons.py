@@ -1,8 +1,11 @@
 """From a call to a person's own account: query, subject, consent, forget, config."""
 
 import json
+import os
 import re
 import sqlite3
+import subprocess
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -286,6 +289,42 @@ def test_forgetting_leaves_checkpoints_and_proofs_valid(own_keys, tmp_path):
     assert run("forget", DANA, folder, **given).exit_code == 1, "there is no key any more"
 
 
+def look_up(folder, fake, given):
+    with Auditor(journal=folder, **given) as auditor:
+        auditor.audit(fake.client()).Profiles.get_profiles(filter=f'equals(email,"{DANA}")')
+
+
+def test_the_certificate_tells_what_the_shared_key_still_links(tmp_path, fake):
+    """Entries from before ``subject_keys`` was on name the person by a key that stays."""
+    folder = tmp_path / "trail"
+    with Auditor(journal=folder, pseudonym_key=KEY) as auditor:
+        work(auditor, fake)
+    given = {"pseudonym_key": KEY, "subject_keys": "on", "subject_master_key": MASTER}
+    before = len(run("query", folder, "--subject", DANA, "--json", **given).output.splitlines())
+    assert before
+    look_up(folder, fake, given)
+    done = run("forget", DANA, folder, "--json", **given)
+    assert json.loads(done.stdout)["still_linked"] == before
+    left = run("query", folder, "--subject", DANA, "--json", **given).output.splitlines()
+    assert len(left) == before
+    look_up(folder, fake, given)
+    told = run("forget", DANA, folder, **given).output
+    assert f"NOT ERASED: {before} entries from before subject_keys was on" in told
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(own_keys, tmp_path):
+    folder, given = own_keys
+    environ = {f"KLAVIYO_AUDIT_{name.upper()}": value for name, value in given.items()}
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as gone:
+        done = subprocess.run(
+            [sys.executable, "-m", "klaviyo_audit", "query", folder, "--subject", DANA],
+            stdout=gone, stderr=subprocess.PIPE, env={**os.environ, **environ}, check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_a_running_program_notices_at_once(own_keys, fake):
     folder, given = own_keys
     with Auditor(journal=folder, service="shop", **given) as auditor:
@@ -446,7 +485,10 @@ def test_config_explains_and_shows(tmp_path, monkeypatch):
         "metadata",
         None,
     )
-    assert "an action of the program's own" in run("config", "check", "loyalty.redeem").output
+    own = run("config", "check", "loyalty.redeem").output
+    assert "an action of the program's own\n" in own
+    own = run("config", "check", "lists.delet_list").output
+    assert "an action of the program's own; did you mean lists.delete_list" in own
     assert "did you mean delete_list" in run("config", "check", "delete_lst").output
     shown = run("config", "show", pseudonym_key=KEY).output
     assert KEY not in shown

@@ -41,6 +41,8 @@ def test_each_is_held_to_its_scopes_and_named_in_the_entry(accounts, fake, trail
         accounts.reader.Profiles.create_profile(PROFILE)
     assert "service account reader, scopes *:read" in str(caught.value)
     assert "needs profiles:write" in str(caught.value)
+    assert "an account that has what it needs, or give reader more" in str(caught.value)
+    assert "allow =" not in str(caught.value), "there is no such list"
     assert fake.count == 2
     read, written, denied = trail.outcomes()
     assert read["key"]["label"] == denied["key"]["label"] == "reader"
