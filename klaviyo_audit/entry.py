@@ -6,12 +6,13 @@ import dataclasses
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import orjson
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Callable
 
 SCHEMA_VERSION = 1
 """Version of the entry's layout, its member ``v``."""
@@ -249,23 +250,28 @@ class AuditEntry:
         return _compact(self)
 
 
-def _compact(value: Any) -> dict[str, Any]:
-    members: dict[str, Any] = {}
-    for name in _names(value.__class__) or ():
-        member = getattr(value, name)
+def _compact(part: Any) -> dict[str, Any]:
+    names, members_of = _PARTS[part.__class__]
+    members = {}
+    for name, member in zip(names, members_of(part), strict=True):
         if member is None or (name == "metadata" and not member):
             continue
-        members[name] = member if _names(member.__class__) is None else _compact(member)
+        members[name] = _compact(member) if member.__class__ in _PARTS else member
     return members
 
 
-@cache
-def _names(kind: Hashable) -> tuple[str, ...] | None:
-    """The members of one of the dataclasses here, or None for any other type."""
-    # `dataclasses.fields` at each entry took three quarters of its time.
-    if not dataclasses.is_dataclass(kind):
-        return None
-    return tuple(spec.name for spec in dataclasses.fields(kind))
+def _members(kind: Any) -> tuple[tuple[str, ...], Callable[[Any], tuple[Any, ...]]]:
+    """The names of a dataclass's members, and what gets all of them."""
+    names = tuple(spec.name for spec in dataclasses.fields(kind))
+    return names, attrgetter(*names)
+
+
+# `dataclasses.fields`, and `getattr` for one member after the other, took most of an entry's time.
+_PARTS: Final = {
+    kind: _members(kind)
+    for kind in (AuditEntry, Call, RateLimit, Http, Key, Actor, Origin, Trace, Error)
+}
+"""An entry and what it is made of."""
 
 
 @cache

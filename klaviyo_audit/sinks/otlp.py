@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from klaviyo_audit.errors import ConfigurationError
@@ -15,11 +16,13 @@ from klaviyo_audit.sinks.otlp_tls import check_files
 from klaviyo_audit.sinks.progress import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from klaviyo_audit.entry import AuditEntry
     from klaviyo_audit.settings import Settings
     from klaviyo_audit.sinks.otlp_records import Encoded
+
+    _Portion = list[tuple[AuditEntry, Encoded]]
 
 _REQUEST_BYTES: Final = 3 << 20
 """Collectors take 4 MiB over gRPC by default, and 20 MiB over HTTP."""
@@ -84,18 +87,17 @@ class OtlpSink:
             Rejected: The collector refused some, or took a request only in part.
             ConfigurationError: It does not know us, or is none.
         """
-        from klaviyo_audit.sinks.otlp_records import encoded
-
-        remaining = self._progress.remaining(entries)
-        pairs = [(entry, encoded(entry)) for entry in remaining]
-        if pairs:
-            self._origin = pairs[-1][1].origin
-        waiting = deque(self._portions(pairs))
+        portions = self._portions(self._progress.remaining(entries))
+        waiting = deque(islice(portions, 1))
         while waiting:
             portion = waiting.popleft()
             subjects = [entry for entry, _ in portion]
             try:
-                answer = self._send([record for _, record in portion])
+                answer_to = self._send([record for _, record in portion])
+                if not waiting:
+                    # While one is on its way the next is encoded; it goes out after the answer.
+                    waiting.extend(islice(portions, 1))
+                answer = answer_to()
             except (TooLarge, Refused) as refusal:
                 if len(portion) == 1:
                     self._progress.refused(subjects, str(refusal))
@@ -126,7 +128,7 @@ class OtlpSink:
         from klaviyo_audit.sinks.otlp_records import encoded_checkpoint
 
         try:
-            answer = self._send([encoded_checkpoint(note, self._origin) for note in notes])
+            answer = self._send([encoded_checkpoint(note, self._origin) for note in notes])()
         except (TooLarge, Refused) as refusal:
             if len(notes) == 1:
                 raise Rejected((), str(refusal)) from None
@@ -143,30 +145,38 @@ class OtlpSink:
         if transport is not None and self._pid == os.getpid():
             transport.close()
 
-    def _portions(
-        self, pairs: Iterable[tuple[AuditEntry, Encoded]]
-    ) -> Iterator[list[tuple[AuditEntry, Encoded]]]:
-        portion: list[tuple[AuditEntry, Encoded]] = []
+    def _portions(self, entries: Iterable[AuditEntry]) -> Iterator[_Portion]:
+        from klaviyo_audit.sinks.otlp_records import encoded
+
+        portion: _Portion = []
         size = 0
-        for pair in pairs:
-            more = len(pair[1].record)
+        for entry in entries:
+            record = encoded(entry)
+            more = len(record.record)
             if portion and size + more > self._most:
                 yield portion
                 portion, size = [], 0
-            portion.append(pair)
+            portion.append((entry, record))
             size += more
+            self._origin = record.origin
         if portion:
             yield portion
 
-    def _send(self, records: Sequence[Encoded]) -> Answer:
+    def _send(self, records: Sequence[Encoded]) -> Callable[[], Answer]:
+        """Begin to send; what is returned waits for the answer."""
         from opentelemetry.instrumentation.utils import suppress_instrumentation
 
         from klaviyo_audit.sinks.otlp_records import request_of
 
         # Programs run by opentelemetry-instrument trace what requests and gRPC send: a span for
         # each delivery, and with spans going to the same collector there would be no end to it.
+        def answer() -> Answer:
+            with suppress_instrumentation():
+                return answer_to()
+
         with suppress_instrumentation():
-            return self._connected().send(request_of(records, self._common))
+            answer_to = self._connected().send(request_of(records, self._common))
+        return answer
 
     def _connected(self) -> Transport:
         # Sessions and channels are of no use in a forked child, which makes its own.

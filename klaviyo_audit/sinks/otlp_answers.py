@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 
 LONGEST_WAIT = 3600.0
@@ -31,8 +33,11 @@ class Refused(Exception):  # noqa: N818  (likewise)
 class Transport(Protocol):
     """One way to a collector."""
 
-    def send(self, request: bytes) -> Answer:
-        """Send a serialised ``ExportLogsServiceRequest`` and wait for the answer.
+    def send(self, request: bytes) -> Callable[[], Answer]:
+        """Begin to send a serialised ``ExportLogsServiceRequest``.
+
+        Returns:
+            Waits for the answer.
 
         Raises:
             TooLarge: It is too large.

@@ -93,6 +93,9 @@ BODY_ONLY: Final = frozenset({"consent", "request", "response"})
 UNIQUE: Final = frozenset({"id", "n", "resource", "duration_ms", "parent_id", "sum"})
 """Members that differ from entry to entry, so that remembering their encoded form is useless."""
 
+REPEATED: Final = frozenset({"v", "writer", "phase", "action", "user_id", "result"})
+"""Members that come again together, so that their encoded form is remembered as one."""
+
 SHARED_GROUPS: Final = ("call", "key", "actor", "origin")
 """Groups whose members repeat from entry to entry, so that their encoded form is remembered."""
 

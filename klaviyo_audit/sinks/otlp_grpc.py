@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc
@@ -18,6 +19,7 @@ from klaviyo_audit.sinks.otlp_answers import LONGEST_WAIT, Answer, Refused, TooL
 from klaviyo_audit.sinks.otlp_tls import distrust
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from klaviyo_audit.sinks.otlp_settings import OtlpSettings
@@ -76,18 +78,23 @@ class GrpcTransport:
             _METHOD, None, ExportLogsServiceResponse.FromString
         )
 
-    def send(self, request: bytes) -> Answer:
-        """Send a request (see `Transport.send`)."""
+    def send(self, request: bytes) -> Callable[[], Answer]:
+        """Begin to send a request (see `Transport.send`)."""
         try:
-            response = self._export(
+            call = self._export.future(
                 request, timeout=self._settings.timeout, metadata=self._metadata
             )
-        except grpc.RpcError as error:
-            self._judge(error)
         except (ValueError, TypeError):
             # gRPC refuses metadata before sending, with a text that can quote it; a closed
             # channel is another ValueError, and asking again is right for that.
             raise Retry(why=f"gRPC could not send to {self._settings.place}") from None
+        return partial(self._answer, call)
+
+    def _answer(self, call: Any) -> Answer:
+        try:
+            response = call.result()
+        except grpc.RpcError as error:
+            self._judge(error)
         rejected, message = answer_of(response)
         return Answer(rejected, self._settings.masked(message))
 

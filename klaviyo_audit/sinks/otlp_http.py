@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from functools import partial
 from http import HTTPStatus
 from time import monotonic
 from typing import TYPE_CHECKING, Final
@@ -23,6 +24,8 @@ from klaviyo_audit.sinks.otlp_answers import LONGEST_WAIT, Answer, Refused, TooL
 from klaviyo_audit.sinks.otlp_tls import distrust
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from klaviyo_audit.sinks.otlp_settings import OtlpSettings
 
 _MOST_ANSWER: Final = 1 << 16
@@ -60,8 +63,11 @@ class HttpTransport:
             pair = (settings.client_certificate, settings.client_key)
             self._cert = (str(pair[0]), str(pair[1])) if pair[1] is not None else str(pair[0])
 
-    def send(self, request: bytes) -> Answer:
-        """Send a request (see `Transport.send`)."""
+    def send(self, request: bytes) -> Callable[[], Answer]:
+        """Send a request when its answer is asked for (see `Transport.send`)."""
+        return partial(self._answer, request)
+
+    def _answer(self, request: bytes) -> Answer:
         body = self._compressed(request)
         deadline = monotonic() + self._settings.timeout
         try:

@@ -20,6 +20,7 @@ from klaviyo_audit.sinks.otlp_attributes import (
     CHECKPOINT_EVENT_NAME,
     EVENT_NAME,
     METADATA_PREFIX,
+    REPEATED,
     RESOURCE,
     SCHEMA_URL,
     SHARED_GROUPS,
@@ -28,17 +29,14 @@ from klaviyo_audit.sinks.otlp_attributes import (
     severity,
     severity_text,
 )
+from klaviyo_audit.sinks.otlp_pieces import add, attribute, body, head, once, together, utf8
 from klaviyo_audit.sinks.verbatim import line_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from opentelemetry.proto.common.v1.common_pb2 import AnyValue
-    from opentelemetry.proto.resource.v1.resource_pb2 import Resource
+    from klaviyo_audit.entry import AuditEntry, Trace
 
-    from klaviyo_audit.entry import AuditEntry
-
-_INT64: Final = 2**63
 _REMEMBERED: Final = 4096
 
 
@@ -63,37 +61,31 @@ def encoded(entry: AuditEntry) -> Encoded:
     Its body is the entry's line as text. A record's ``observed_time_unix_nano`` is now.
     """
     members = entry.to_dict()
-    record = LogRecord()
-    record.time_unix_nano = _nanoseconds(entry.timestamp)
-    _begin(
-        record,
-        EVENT_NAME,
-        severity(entry.phase, entry.action, entry.result, entry.call.risk if entry.call else None),
-        line_of(entry, members).decode(),
+    risk = entry.call.risk if entry.call else None
+    record = b"".join(
+        [
+            _time(_nanoseconds(entry.timestamp)),
+            _severity(entry.phase, entry.action, entry.result, risk),
+            body(line_of(entry, members)),
+            *_attributes(_OWN, members),
+            # A call's intent and its outcome share the id.
+            attribute("log.record.uid", f"{entry.id}-{entry.phase}"),
+            *_trace(entry.trace),
+            _observed(EVENT_NAME),
+            *[
+                _shared(group, orjson.dumps(members[group]))
+                for group in SHARED_GROUPS
+                if group in members
+            ],
+            together(_REPEATED_NAMES, *map(members.get, _REPEATED)),
+            *_attributes(_REST, members),
+            *_others(members),
+        ]
     )
-    if entry.trace is not None:
-        record.trace_id = _identifier(entry.trace.trace_id, 16)
-        record.span_id = _identifier(entry.trace.span_id, 8)
-    _set(record, _UNIQUE, members)
-    # A call's intent and its outcome share the id.
-    _add(record, "log.record.uid", f"{entry.id}-{entry.phase}")
-    # Serialised messages that follow each other are one message with the fields of both.
-    shared = [
-        _shared(group, orjson.dumps(members[group])) for group in SHARED_GROUPS if group in members
-    ]
-    data = b"".join([record.SerializeToString(), *shared, *_remembered(members)])
     origin = entry.origin
     if origin is None:
-        return Encoded(Origin(), data)
-    return Encoded(Origin(origin.service, origin.environment, origin.host), data)
-
-
-def _begin(record: LogRecord, event: str, number: int, body: str) -> None:
-    record.observed_time_unix_nano = time_ns()
-    record.severity_number = number  # type: ignore[assignment]  # the enum is plain integers
-    record.severity_text = severity_text(number)
-    record.event_name = event
-    record.body.string_value = body
+        return Encoded(Origin(), record)
+    return Encoded(Origin(origin.service, origin.environment, origin.host), record)
 
 
 def _rows(group: str) -> tuple[tuple[str, str], ...]:
@@ -102,94 +94,81 @@ def _rows(group: str) -> tuple[tuple[str, str], ...]:
     return tuple((member, name) for (of, _, member), name in paths if of == group)
 
 
-_UNIQUE: Final = tuple(row for row in _rows("") if row[0] in UNIQUE)
-_REST: Final = tuple(row for row in _rows("") if row[0] not in UNIQUE)
+_OWN: Final = tuple(row for row in _rows("") if row[0] in UNIQUE)
+_REPEATED: Final = tuple(member for member, _ in _rows("") if member in REPEATED)
+_REPEATED_NAMES: Final = tuple(name for member, name in _rows("") if member in REPEATED)
+_REST: Final = tuple(row for row in _rows("") if row[0] not in UNIQUE | REPEATED)
 _HTTP: Final = _rows("http")
 _RATE_LIMIT: Final = _rows("http.rate_limit")
 _ERROR: Final = _rows("error")
 
 
-def _remembered(members: Mapping[str, Any]) -> Iterator[bytes]:
-    """The attributes outside of the shared groups whose values are likely to come again."""
-    yield from _bits(_REST, members)
+def _others(members: Mapping[str, Any]) -> Iterator[bytes]:
+    """The attributes of the groups that are not shared, the computed ones and the metadata."""
     if (http := members.get("http")) is not None:
-        yield from _bits(_HTTP, http)
+        yield from _attributes(_HTTP, http)
         if (limit := http.get("rate_limit")) is not None:
-            yield from _bits(_RATE_LIMIT, limit)
+            yield from _attributes(_RATE_LIMIT, limit)
     if (error := members.get("error")) is not None:
-        yield from _bits(_ERROR, error)
+        yield from _attributes(_ERROR, error)
     for name, value in computed(members):
-        yield _bit(name, value)
+        yield attribute(name, value)
     for name, value in members.get("metadata", {}).items():
         if isinstance(value, str | bool | int | float):
-            yield _bit(f"{METADATA_PREFIX}{_text(name)}", value)
+            yield attribute(f"{METADATA_PREFIX}{utf8(name).decode()}", value)
 
 
-def _bits(rows: Iterable[tuple[str, str]], values: Mapping[str, Any]) -> Iterator[bytes]:
-    for member, name in rows:
-        value = values.get(member)
-        if value is None:
-            continue
-        yield _serialised(name, value) if isinstance(value, list) else _bit(name, value)
-
-
-# Finding an attribute again takes a fifth of the time that making it takes.
-@lru_cache(_REMEMBERED, typed=True)
-def _bit(name: str, value: str | float) -> bytes:
-    """One attribute, as a part of a serialised record."""
-    return _serialised(name, value)
-
-
-def _serialised(name: str, value: Any) -> bytes:
-    record = LogRecord()
-    _add(record, name, value)
-    return record.SerializeToString()
+def _attributes(rows: Iterable[tuple[str, str]], values: Mapping[str, Any]) -> list[bytes]:
+    return [
+        attribute(name, value) for member, name in rows if (value := values.get(member)) is not None
+    ]
 
 
 @lru_cache(_REMEMBERED)
 def _shared(group: str, json: bytes) -> bytes:
-    """The attributes of one group, as a part of a serialised record."""
-    record = LogRecord()
-    _set(record, _rows(group), orjson.loads(json))
+    """The attributes of one group."""
+    values = orjson.loads(json)
+    return b"".join(
+        [once(name, values[member]) for member, name in _rows(group) if member in values]
+    )
+
+
+@lru_cache(_REMEMBERED)
+def _severity(phase: str, action: str, result: str | None, risk: str | None) -> bytes:
+    return _severity_of(severity(phase, action, result, risk))
+
+
+def _severity_of(number: int) -> bytes:
+    record = LogRecord(severity_text=severity_text(number))
+    record.severity_number = number  # type: ignore[assignment]  # the enum is plain integers
     return record.SerializeToString()
 
 
-def _set(record: LogRecord, rows: Iterable[tuple[str, str]], values: Mapping[str, Any]) -> None:
-    for member, name in rows:
-        value = values.get(member)
-        if value is not None:
-            _add(record, name, value)
+_TIME: Final = LogRecord(time_unix_nano=1).SerializeToString()[:-8]
+_OBSERVED: Final = LogRecord(observed_time_unix_nano=1).SerializeToString()[:-8]
 
 
-def _add(holder: LogRecord | Resource, name: str, value: Any) -> None:
-    # Filling in what `add` gives takes a third of the time that the constructors take.
-    attribute = holder.attributes.add()
-    attribute.key = name
-    _fill(attribute.value, value)
+def _time(nanoseconds: int) -> bytes:
+    return _TIME + nanoseconds.to_bytes(8, "little") if nanoseconds else b""
 
 
-def _fill(target: AnyValue, value: Any) -> None:
-    if isinstance(value, str):
-        target.string_value = _text(value)
-    elif isinstance(value, bool):
-        target.bool_value = value
-    elif isinstance(value, int) and -_INT64 <= value < _INT64:
-        target.int_value = value
-    elif isinstance(value, float):
-        target.double_value = value
-    elif isinstance(value, list):
-        target.array_value.SetInParent()
-        for item in value:
-            _fill(target.array_value.values.add(), item)
-    else:
-        target.string_value = str(value)
+def _observed(event: str) -> bytes:
+    return _OBSERVED + time_ns().to_bytes(8, "little") + _event(event)
 
 
-def _text(text: str) -> str:
-    # Protobuf refuses lone surrogates, which UTF-8 has no bytes for.
-    if text.isascii():
-        return text
-    return text.encode("utf-8", "backslashreplace").decode()
+@lru_cache(2)
+def _event(name: str) -> bytes:
+    return LogRecord(event_name=name).SerializeToString()
+
+
+def _trace(trace: Trace | None) -> tuple[bytes, ...]:
+    if trace is None:
+        return ()
+    return (
+        LogRecord(
+            trace_id=_identifier(trace.trace_id, 16), span_id=_identifier(trace.span_id, 8)
+        ).SerializeToString(),
+    )
 
 
 def _identifier(text: str, size: int) -> bytes:
@@ -217,18 +196,21 @@ def _seconds(second: str) -> int:
 
 def encoded_checkpoint(note: bytes, origin: Origin) -> Encoded:
     """The log record of a signed checkpoint: its body is the note, verbatim."""
-    record = LogRecord()
-    _begin(record, CHECKPOINT_EVENT_NAME, 9, note.decode("utf-8", "backslashreplace"))
+    text = utf8(note.decode("utf-8", "backslashreplace"))
     try:
         checkpoint = Checkpoint.from_text(parse_note(note).text)
-    except JournalCorrupt:
-        return Encoded(origin, record.SerializeToString())  # it is for the reader to judge
-    _add(record, f"{CHECKPOINT_EVENT_NAME}.origin", checkpoint.origin)
-    _add(record, f"{CHECKPOINT_EVENT_NAME}.size", checkpoint.size)
-    _add(record, f"{CHECKPOINT_EVENT_NAME}.root", checkpoint.root.hex())
-    if checkpoint.sealed_at is not None:
-        record.time_unix_nano = _nanoseconds(checkpoint.sealed_at)
-    return Encoded(origin, record.SerializeToString())
+    except JournalCorrupt:  # it is for the reader to judge
+        checkpoint = None
+    pieces = [_severity_of(9), body(text)]
+    if checkpoint is not None:
+        pieces += [
+            attribute(f"{CHECKPOINT_EVENT_NAME}.origin", checkpoint.origin),
+            attribute(f"{CHECKPOINT_EVENT_NAME}.size", checkpoint.size),
+            attribute(f"{CHECKPOINT_EVENT_NAME}.root", checkpoint.root.hex()),
+        ]
+        if checkpoint.sealed_at is not None:
+            pieces.insert(0, _time(_nanoseconds(checkpoint.sealed_at)))
+    return Encoded(origin, b"".join([*pieces, _observed(CHECKPOINT_EVENT_NAME)]))
 
 
 def request_of(records: Iterable[Encoded], common: Mapping[str, str | bool | float]) -> bytes:
@@ -241,29 +223,32 @@ def request_of(records: Iterable[Encoded], common: Mapping[str, str | bool | flo
     groups: dict[Origin, list[bytes]] = {}
     for origin, record in records:
         groups.setdefault(origin, []).append(record)
-    return b"".join(
-        [
-            _field(
-                ExportLogsServiceRequest.RESOURCE_LOGS_FIELD_NUMBER, _logs(origin, group, common)
-            )
-            for origin, group in groups.items()
-        ]
-    )
+    # All of it is joined at once: joining inside out copies the records once for each layer.
+    pieces: list[bytes] = []
+    for origin, group in groups.items():
+        pieces += _logs(origin, group, common)
+    return b"".join(pieces)
 
 
 def _logs(
     origin: Origin, records: Iterable[bytes], common: Mapping[str, str | bool | float]
-) -> bytes:
-    """A serialised ``ResourceLogs`` of records that are serialised already."""
+) -> list[bytes]:
+    """The field ``resource_logs`` of a request, of records that are serialised already."""
     scope = ScopeLogs(schema_url=SCHEMA_URL)
     scope.scope.name = "klaviyo_audit"
     scope.scope.version = __version__
     logs = ResourceLogs(schema_url=SCHEMA_URL)
     for name, value in _resource(origin, common).items():
-        _add(logs.resource, name, value)
-    number = ScopeLogs.LOG_RECORDS_FIELD_NUMBER
-    inner = scope.SerializeToString() + b"".join([_field(number, record) for record in records])
-    return logs.SerializeToString() + _field(ResourceLogs.SCOPE_LOGS_FIELD_NUMBER, inner)
+        add(logs.resource, name, value)
+    pieces = [scope.SerializeToString()]
+    for record in records:
+        pieces += (head(ScopeLogs.LOG_RECORDS_FIELD_NUMBER, len(record)), record)
+    around = [
+        logs.SerializeToString(),
+        head(ResourceLogs.SCOPE_LOGS_FIELD_NUMBER, sum(map(len, pieces))),
+    ]
+    size = sum(map(len, around)) + sum(map(len, pieces))
+    return [head(ExportLogsServiceRequest.RESOURCE_LOGS_FIELD_NUMBER, size), *around, *pieces]
 
 
 def _resource(
@@ -275,18 +260,3 @@ def _resource(
         **common,
         **{name: value for name, value in told if value is not None},
     }
-
-
-def _field(number: int, payload: bytes) -> bytes:
-    """A field that holds a message (https://protobuf.dev/programming-guides/encoding/).
-
-    Putting messages that are serialised already into each other spares protobuf a copy of all
-    of them: a quarter of the time a record takes.
-    """
-    length = len(payload)
-    head = bytearray((number << 3 | 2,))
-    while length > 0x7F:  # noqa: PLR2004  (seven bits a byte)
-        head.append(length & 0x7F | 0x80)
-        length >>= 7
-    head.append(length)
-    return bytes(head) + payload

@@ -22,6 +22,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2_grpc import (
 )
 
 from klaviyo_audit.errors import ConfigurationError
+from klaviyo_audit.sinks import otlp_records
 from klaviyo_audit.sinks.base import Rejected, Retry
 from klaviyo_audit.sinks.otlp import OtlpSink
 from tests.sinks import entries
@@ -289,6 +290,37 @@ def test_its_traffic_makes_no_spans(service, sink, monkeypatch):
     assert len(exporter.get_finished_spans()) == 1
     assert len(service.taken) == 3
     assert "traceparent" not in service.metadata[-1]
+
+
+def test_the_next_request_is_made_meanwhile_and_sent_after_the_answer(service, sink, monkeypatch):
+    made, begun, taken = [], [], []
+    plain = otlp_records.encoded
+
+    def encoded(entry):
+        made.append(entry.n)
+        return plain(entry)
+
+    def behave(request, context):
+        sizes = len(records(request))
+        assert begun == taken, "two requests are under way"
+        begun.append(sizes)
+        known = sum(begun) + 1  # the one that was too much for the request is encoded by then
+        if known < 20:
+            deadline = time.monotonic() + 5
+            while len(made) <= known and time.monotonic() < deadline:
+                time.sleep(0.001)
+            assert len(made) > known, "nothing is encoded while a request is on its way"
+        taken.append(sizes)
+        return ExportLogsServiceResponse()
+
+    monkeypatch.setattr(otlp_records, "encoded", encoded)
+    service.behave = behave
+    sink._most = 9_000  # two records
+    batch = entries.many(20)
+    sink.deliver(batch)
+    assert len(begun) > 5
+    assert made == list(range(20)), "each is encoded once"
+    assert service.uids() == [f"{entry.id}-{entry.phase}" for entry in batch]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

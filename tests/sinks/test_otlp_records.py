@@ -9,7 +9,7 @@ from pathlib import Path
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from openapi_client.exceptions import NotFoundException
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
@@ -31,6 +31,7 @@ from opentelemetry.semconv._incubating.attributes import (
 
 from klaviyo_audit import Auditor, acting_as
 from klaviyo_audit import entry as entries_module
+from klaviyo_audit._version import __version__
 from klaviyo_audit.entry import AuditEntry, Phase, Result, Risk
 from klaviyo_audit.journal.checkpoint import Checkpoint, sign
 from klaviyo_audit.journal.merkle import CompactRange, leaf_hash
@@ -41,6 +42,7 @@ from klaviyo_audit.sinks.otlp_records import Origin, encoded, encoded_checkpoint
 from klaviyo_audit.sinks.verbatim import line_of
 from tests.sinks import entries
 from tests.sinks.collector import records, values
+from tests.sinks.otlp_plain import add, plain
 
 DOCS = Path(__file__).parents[2] / "docs/sinks-otlp.md"
 SEVERITY_NAMES = {
@@ -267,6 +269,28 @@ def test_records_are_grouped_by_where_they_come_from():
     assert {logs.schema_url for logs in request.resource_logs} == {otlp_attributes.SCHEMA_URL}
 
 
+def test_requests_are_what_protobuf_makes_of_the_same():
+    records = [encoded(entries.entry(n=n, origin={"service": f"s{n % 2}"})) for n in range(300)]
+    request = request_of(records, {"k8s.pod.name": "p", "process.pid": 3})
+    again = ExportLogsServiceRequest.FromString(request)
+    assert len(again.resource_logs) == 2
+    expected = ExportLogsServiceRequest()
+    for origin in dict.fromkeys(record.origin for record in records):
+        logs = expected.resource_logs.add(schema_url=otlp_attributes.SCHEMA_URL)
+        for name, value in (
+            ("service.name", origin.service),
+            ("k8s.pod.name", "p"),
+            ("process.pid", 3),
+        ):
+            add(logs.resource, name, value)
+        scope = logs.scope_logs.add(schema_url=otlp_attributes.SCHEMA_URL)
+        scope.scope.name, scope.scope.version = "klaviyo_audit", __version__
+        scope.log_records.extend(
+            LogRecord.FromString(record.record) for record in records if record.origin == origin
+        )
+    assert again == expected
+
+
 def test_without_any_service_the_resource_says_so():
     request = ExportLogsServiceRequest.FromString(
         request_of([encoded(entries.entry(origin=None))], {})
@@ -340,6 +364,61 @@ def test_any_entry_becomes_a_record(metadata, text, duration, request, trace, ti
     assert values(record.attributes)["user.id"] == text
     assert len(record.trace_id) in (0, 16)
     assert len(record.span_id) in (0, 8)
+
+
+TEXTS = st.one_of(
+    st.text(st.characters(), max_size=20),  # lone surrogates, too
+    st.sampled_from(["x" * size for size in (0, 1, 90, 100, 120, 127, 128, 4095, 4096, 16384)]),
+)
+VALUES = st.one_of(
+    TEXTS,
+    st.booleans(),
+    st.integers(-(2**63) - 2, 2**64),
+    st.floats(),
+    st.none(),
+    st.lists(TEXTS, max_size=2),
+)
+ENTRIES = st.builds(
+    AuditEntry,
+    v=st.just(1),
+    id=TEXTS,
+    writer=TEXTS,
+    n=st.integers(0, 2**64),
+    timestamp=st.sampled_from(["2026-11-23T19:00:00.123456Z", "1970-01-01T00:00:00Z", "never"]),
+    phase=st.sampled_from(Phase),
+    action=TEXTS,
+    user_id=TEXTS,
+    resource=st.none() | TEXTS,
+    result=st.none() | st.sampled_from(Result),
+    duration_ms=st.none() | st.floats(),
+    parent_id=st.none() | TEXTS,
+    call=st.none() | st.builds(entries_module.Call),
+    http=st.none() | st.builds(entries_module.Http),
+    key=st.none() | st.builds(entries_module.Key),
+    actor=st.none() | st.builds(entries_module.Actor),
+    origin=st.none() | st.builds(entries_module.Origin),
+    trace=st.none()
+    | st.builds(
+        entries_module.Trace,
+        trace_id=st.sampled_from(["0" * 32, "ab" * 16, "none"]),
+        span_id=st.sampled_from(["0" * 16, "cd" * 8, ""]),
+    ),
+    error=st.none() | st.builds(entries_module.Error),
+    subjects=st.none() | st.lists(TEXTS, max_size=3),
+    metadata=st.dictionaries(TEXTS, VALUES, max_size=5),
+    sum=st.none() | TEXTS,
+)
+
+
+@given(st.lists(ENTRIES, min_size=1, max_size=3))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_remembered_pieces_make_the_bytes_that_protobuf_makes(made):
+    for entry in made:
+        try:
+            record = encoded(entry).record
+        except UnicodeEncodeError:
+            assume(False)  # the journal has no line of it either
+        assert record == plain(entry, LogRecord.FromString(record).observed_time_unix_nano)
 
 
 def test_a_lone_surrogate_is_written_out():
