@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from uuid_utils import uuid7
 
@@ -83,6 +83,10 @@ class Target:
         return text
 
 
+JUDGING: Final = "(the guard is asked)"
+"""In place of the URL that is sent. What the guard asks (``confirm``) may make calls of its own."""
+
+
 class CallRecord:
     """One call while it runs. The HTTP tap and the wrappers write what they learn into it."""
 
@@ -135,7 +139,8 @@ class CallRecord:
     frame: FrameType | None = None
     """The frame of the SDK's operation."""
     transport_url: str | None = None
-    """The URL object that is being sent now: tells an attempt from a call within a call."""
+    """The URL object that is being sent now, or `JUDGING`: tells an attempt from a call within a
+    call."""
 
     def __init__(self, target: Target, parent: CallRecord | None, *, is_sdk: bool) -> None:
         self.target = target

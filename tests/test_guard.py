@@ -479,3 +479,15 @@ def test_confirm_and_break_glass_come_once_a_call(guarded, fake, trail):
         klaviyo.Lists.delete_list("L1")
     assert fake.count == 6
     assert len(trail.of("event")) == 1
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["client", "group"])
+def test_an_http_client_that_is_put_into_a_group_is_guarded(trail, client, fake, whole):
+    with Auditor(journal=trail.folder, guard="development") as auditor:
+        lists = auditor.audit(client).Lists if whole else auditor.audit(client.Lists)
+        lists.api_client = other = fake.client().api_client
+        with pytest.raises(AccessDenied):
+            lists.delete_list("L1")
+        lists.get_list("L1")
+    assert [(r.method, r.path) for r in fake.requests] == [("GET", "/api/lists/L1")]
+    assert vars(lists.api_client) is vars(other), "it is the one that was given"

@@ -1,4 +1,4 @@
-"""Auditing every client of the process, through the two places each of their calls passes."""
+"""Auditing every client of the process, through the three places each of their calls passes."""
 
 from __future__ import annotations
 
@@ -20,9 +20,15 @@ if TYPE_CHECKING:
     from klaviyo_audit.recorder import Recorder
 
 # (module, class, attribute). The first is passed once an SDK attempt by everything, direct use of
-# openapi_client included; the second holds the attempts of one call together.
+# openapi_client included; the second holds the attempts of one call together. The third is below
+# the first, and sees what went around it: a ``call_api`` that was taken, wrapped in an instance or
+# overridden before we came, and requests that are made with the ``rest_client`` itself.
 _CALL_API = ("openapi_client.api_client", "ApiClient", "call_api")
 _WITH_RETRY = ("klaviyo_api.custom_retry", "RetryWithExponentialBackoff", "with_retry")
+_REQUEST = ("openapi_client.rest", "RESTClientObject", "request")
+
+
+_REQUEST_PARAMETERS = ("method", "url", "headers", "body", "post_params", "_request_timeout")
 
 
 class _Layer:
@@ -74,9 +80,9 @@ class _Instrumentation:
                 # wrapt cannot take an import hook back, so there is one for ever, which does
                 # nothing while the instrumentation is off.
                 self._hooked = True
-                for place in (_CALL_API, _WITH_RETRY):
+                for place in (_CALL_API, _WITH_RETRY, _REQUEST):
                     wrapt.register_post_import_hook(self._imported, place[0])
-            for place in (_CALL_API, _WITH_RETRY):
+            for place in (_CALL_API, _WITH_RETRY, _REQUEST):
                 module = sys.modules.get(place[0])
                 if module is not None:
                     self._imported(module)
@@ -95,6 +101,7 @@ class _Instrumentation:
             for place, wrapper in (
                 (_CALL_API, self._around_call_api),
                 (_WITH_RETRY, self._around_with_retry),
+                (_REQUEST, self._around_request),
             ):
                 if module.__name__ != place[0] or place in self._layers:
                     continue
@@ -114,6 +121,35 @@ class _Instrumentation:
         if source is None:
             return wrapped(*args, **kwargs)
         return observe_call_api(source(), wrapped, args, kwargs, depth=2)
+
+    def _around_request(
+        self,
+        wrapped: Callable[..., Any],
+        _instance: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        source = self._source
+        if source is None or SUPPRESSED.get():
+            return wrapped(*args, **kwargs)
+        call = CURRENT.get()
+        url = args[1] if len(args) > 1 else kwargs.get("url")
+        if call is not None and call.is_sdk and call.transport_url == url:
+            return wrapped(*args, **kwargs)  # what everything does: `call_api` is watching it
+        given = dict(zip(_REQUEST_PARAMETERS, args, strict=False)) | kwargs
+
+        def send(
+            method: Any,
+            url: Any,
+            header_params: Any = None,
+            body: Any = None,
+            *rest: Any,
+            **more: Any,
+        ) -> Any:
+            return wrapped(method, url, header_params, body, *rest, **more)
+
+        first = tuple(given.pop(name, None) for name in _REQUEST_PARAMETERS[:4])
+        return observe_call_api(source(), send, first, given, depth=2)
 
     def _around_with_retry(
         self,

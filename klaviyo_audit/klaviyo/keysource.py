@@ -208,7 +208,7 @@ def _watching(
         _release(response)
         changed = {**headers, "Authorization": f"{scheme} {key}"}
         call = context.CURRENT.get()
-        if call is not None and call.is_sdk and call.transport_url is not None:
+        if call is not None and call.is_sdk and call.transport_url == url:
             call.key = key_of(changed, url)
             if call.requests is not None:
                 call.requests += 1  # the one that was refused; the tap counts the one to come

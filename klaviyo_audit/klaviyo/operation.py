@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 
 def audited_operation(
-    recorder: Recorder, function: Callable[..., Any], run: Callable[..., Any], called_as: str
+    recorder: Recorder,
+    function: Callable[..., Any],
+    run: Callable[..., Any],
+    called_as: str,
+    before: Callable[[], None],
 ) -> Callable[..., Any]:
     """A function that runs an operation and leaves one outcome entry.
 
@@ -29,6 +33,7 @@ def audited_operation(
         function: The operation's own bound method: it gives name, help and signature.
         run: What really runs: the SDK's retry layer around the method, or the method.
         called_as: The name the program calls it by.
+        before: Called before it runs.
     """
     target: Target | None = None
 
@@ -42,6 +47,7 @@ def audited_operation(
             except Exception:
                 # An SDK whose methods this version cannot read: the tap still sees the request.
                 return run(*args, **kwargs)
+        before()
         return run_audited(recorder, target, run, args, kwargs)
 
     return functools.update_wrapper(operation, function)

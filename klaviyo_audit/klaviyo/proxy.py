@@ -219,6 +219,11 @@ def _audit_operations(group: Any, recorder: Recorder) -> None:
     That is where the SDK itself puts its retry layer, so the class stays what it was.
     """
     own = vars(group)
+
+    def keep_audited() -> None:
+        if not is_audited(group.api_client):  # the program has put another one there
+            group.api_client = audit_api_client(group.api_client, recorder)
+
     for name in catalog.operations(type(group)):
         for called_as in (name, *(name + suffix for suffix in _VARIANT_SUFFIXES)):
             function = getattr(type(group), called_as, None)
@@ -226,7 +231,7 @@ def _audit_operations(group: Any, recorder: Recorder) -> None:
                 continue
             method = types.MethodType(function, group)
             run = own.get(called_as, method)
-            own[called_as] = audited_operation(recorder, method, run, called_as)
+            own[called_as] = audited_operation(recorder, method, run, called_as, keep_audited)
 
 
 def _refuse_pickle(wrapped: Any) -> NoReturn:

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from klaviyo_audit.calls import JUDGING
 from klaviyo_audit.journal.format import json_text
 from klaviyo_audit.klaviyo import noting
 from klaviyo_audit.klaviyo.keys import key_of
@@ -60,7 +61,11 @@ def watch_attempt(
             noting.note_request(recorder, call, text, body)
     # Later attempts too: nothing says that they ask for the same.
     if guard is not None and call.guarded_url != url:
-        guard.check(recorder, call, send, str(url), args, kwargs)
+        call.transport_url = JUDGING
+        try:
+            guard.check(recorder, call, send, str(url), args, kwargs)
+        finally:
+            call.transport_url = None
     if not call.attempts:
         recorder.before_request(call)
     call.attempts += 1

@@ -222,9 +222,14 @@ def _place(past: Scan, top: Path, known: Mapping[str, frozenset[str]]) -> None:
     """Say of finds in history under which paths, and when, they came in."""
     placed: list[Find] = []
     by_blob = repository.places(top, {find.blob for find in past.finds if find.blob})
+    anywhere = frozenset[str]().union(*known.values())
     for find in past.finds:
         places = by_blob.get(find.blob or "")
         if not places:
+            # What was only staged, or is on no branch any more, has no path to be allowed under.
+            if hashed(find.secret or "") in anywhere:
+                past.allowed += 1
+                continue
             placed.append(replace(find, path="(not reachable from any branch)"))
             continue
         for place in places:

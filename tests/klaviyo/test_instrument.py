@@ -1,5 +1,6 @@
 """instrument() sees every client of the process, once, and uninstrument() leaves no trace."""
 
+import functools
 import subprocess
 import sys
 import textwrap
@@ -7,13 +8,27 @@ import textwrap
 import pytest
 import wrapt
 from klaviyo_api.custom_retry import RetryWithExponentialBackoff
-from openapi_client.api import ProfilesApi
+from openapi_client.api import ListsApi, ProfilesApi
 from openapi_client.api_client import ApiClient
+from openapi_client.rest import RESTClientObject
 
-from klaviyo_audit import audited, configure, instrument, suppress_audit, uninstrument
+from klaviyo_audit import (
+    AccessDenied,
+    Auditor,
+    Guard,
+    audited,
+    configure,
+    instrument,
+    suppress_audit,
+    uninstrument,
+)
 from klaviyo_audit.default import reset_default
 
-PATCHED = ((ApiClient, "call_api"), (RetryWithExponentialBackoff, "with_retry"))
+PATCHED = (
+    (ApiClient, "call_api"),
+    (RetryWithExponentialBackoff, "with_retry"),
+    (RESTClientObject, "request"),
+)
 LIST = {"data": {"type": "list", "attributes": {"name": "Newsletter"}}}
 
 
@@ -259,13 +274,17 @@ def test_instrumented_before_the_sdk_is_imported(tmp_path, fake, trail):
         klaviyo_audit.instrument(klaviyo_audit.Auditor(journal="trail"))
         from klaviyo_api import KlaviyoAPI
         KlaviyoAPI("k" * 9, test_host={fake.url!r}).Profiles.get_profile("01H")
+        rest = KlaviyoAPI("k" * 9).api_client.rest_client
+        rest.request("GET", {fake.url + "/api/lists/L1"!r})
         klaviyo_audit.uninstrument()
         KlaviyoAPI("k" * 9, test_host={fake.url!r}).Profiles.get_profile("01H")
+        rest.request("GET", {fake.url + "/api/lists/L1"!r})
         """,
         folder=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    assert trail.outcome()["action"] == "klaviyo.profiles.get_profile"
+    actions = [entry["action"] for entry in trail.outcomes()]
+    assert actions == ["klaviyo.profiles.get_profile", "klaviyo.lists.get_list"]
 
 
 def test_another_vendors_openapi_client_is_left_alone(tmp_path):
@@ -291,3 +310,105 @@ def test_another_vendors_openapi_client_is_left_alone(tmp_path):
         folder=tmp_path,
     )
     assert done.returncode == 0, done.stderr
+
+
+class NotOfOurs(ApiClient):
+    """Overrides ``call_api`` without calling the SDK's."""
+
+    def call_api(self, method, url, header_params=None, body=None, post_params=None, **more):
+        return self.rest_client.request(
+            method, url, headers=header_params, body=body, post_params=post_params, **more
+        )
+
+
+def with_its_own_call_api(client):
+    own = NotOfOurs(client.api_client.configuration)
+    vars(own).update(vars(client.api_client))
+    client.api_client = own
+    return client
+
+
+def with_a_wrapped_call_api(client):
+    taken = client.api_client.call_api
+    client.api_client.call_api = functools.partial(taken)
+    return client
+
+
+def around(fake):
+    """Ways to Klaviyo that were taken before `instrument`, or go around ``call_api``."""
+    overridden = with_its_own_call_api(fake.client())
+    wrapped = with_a_wrapped_call_api(fake.client())
+    plain = fake.client().api_client
+    taken = ApiClient.call_api
+    url = f"{fake.url}/api/lists/L1"
+    return {
+        "overridden": lambda: overridden.Lists.delete_list("L1"),
+        "overridden, direct": lambda: ListsApi(overridden.api_client).delete_list("L1"),
+        "wrapped": lambda: wrapped.Lists.delete_list("L1"),
+        "wrapped, direct": lambda: ListsApi(wrapped.api_client).delete_list("L1"),
+        "taken": lambda: taken(plain, "DELETE", url, {}),
+        "rest_client": lambda: plain.rest_client.request("DELETE", url, headers={}),
+        "rest_client, named": lambda: plain.rest_client.request(method="DELETE", url=url),
+    }
+
+
+def test_what_goes_around_call_api_is_recorded_once(fake, auditor, trail):
+    ways = around(fake)
+    instrument(auditor)
+    try:
+        for delete in ways.values():
+            delete()
+    finally:
+        uninstrument()
+    for entries in (trail.outcomes(), trail.of("intent")):
+        told = [(entry["action"], entry["resource"]) for entry in entries]
+        assert told == [("klaviyo.lists.delete_list", "/api/lists/L1")] * len(ways)
+    assert {entry["http"]["status"] for entry in trail.outcomes()} == {204}
+    assert {entry["http"]["requests"] for entry in trail.outcomes()} == {1}
+    assert len(fake.requests) == len(ways)
+
+
+def test_what_goes_around_call_api_is_guarded(fake, trail):
+    ways = around(fake)
+    with Auditor(journal=trail.folder, guard="development") as auditor:
+        instrument(auditor)
+        try:
+            for delete in ways.values():
+                with pytest.raises(AccessDenied):
+                    delete()
+        finally:
+            uninstrument()
+    assert fake.requests == []
+    assert [entry["result"] for entry in trail.outcomes()] == ["denied"] * len(ways)
+
+
+@pytest.mark.parametrize("audited_too", [True, False])
+def test_calls_that_confirm_makes_are_their_own(fake, trail, audited_too):
+    """A call within a call, before the outer one's request has gone out."""
+    client = fake.client()
+
+    def confirm(radius):
+        client.Lists.create_list(LIST)
+        ListsApi(client.api_client).get_list("L2")
+        client.api_client.rest_client.request("GET", f"{fake.url}/api/lists/L3", headers={})
+        return True
+
+    guard = Guard("production", allow=["lists.*"], limit=1, confirm=confirm)
+    with Auditor(journal=trail.folder, guard=guard) as auditor:
+        instrument(auditor)
+        try:
+            (auditor.audit(client) if audited_too else client).Lists.delete_list("L1")
+        finally:
+            uninstrument()
+    told = [
+        (e["call"]["operation"], e["resource"], e["http"]["requests"]) for e in trail.outcomes()
+    ]
+    assert told == [
+        ("create_list", "/api/lists", 1),
+        ("get_list", "/api/lists/L2", 1),
+        ("get_list", "/api/lists/L3", 1),
+        ("delete_list", "/api/lists/L1", 1),
+    ]
+    *inner, outer = trail.outcomes()
+    assert {entry["parent_id"] for entry in inner} == {outer["id"]}
+    assert [e["call"]["operation"] for e in trail.of("intent")] == ["create_list", "delete_list"]

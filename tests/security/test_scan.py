@@ -303,3 +303,20 @@ def test_memory_is_bounded(tmp_path):
     print(peak)
     assert found == 1
     assert peak < 100_000
+
+
+def test_what_no_branch_has_can_be_allowed_too(tmp_path):
+    """Staged only, or on a branch that is gone: there is no path, and the baseline still counts."""
+    git(tmp_path, "init", "-q")
+    (tmp_path / "staged.py").write_text(f"KEY = '{made_up_key(RNG)}'\n")
+    git(tmp_path, "add", "staged.py")
+    (tmp_path / "staged.py").write_text("KEY = os.environ['KLAVIYO_API_KEY']\n")
+    (lost,) = scan(tmp_path, history=True).finds
+    assert lost.path == "(not reachable from any branch)"
+    assert command("--history", "--update-baseline", cwd=tmp_path).returncode == 0
+    done = command("--history", cwd=tmp_path)
+    assert (done.returncode, "1 allowed" in done.stdout) == (0, True), done.stdout
+    # Another key is none that was allowed.
+    (tmp_path / "staged.py").write_text(f"KEY = '{made_up_key(RNG)}'\n")
+    git(tmp_path, "add", "staged.py")
+    assert command("--history", cwd=tmp_path).returncode == 1
