@@ -104,7 +104,7 @@ def test_a_line_is_what_the_general_encoding_gives(
 @pytest.mark.parametrize("value", ["²", "٣", "9" * 30, "-1", "007", "1e3", ""])
 def test_rate_limits_that_are_no_plain_numbers_stay_json(value):
     headers = dict.fromkeys(("ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"), value)
-    limits = orjson.loads(f"{{{tap._rate_limit(headers, Gate())}}}")
+    limits = orjson.loads(f"{{{tap._rate_limit(tap._by_name(headers), Gate())}}}")
     assert all(type(limit) is int and 0 <= limit < 2**53 for limit in limits.values())
 
 
