@@ -175,11 +175,11 @@ def _slow_clocks() -> None:
     from klaviyo_audit import clock
     from klaviyo_audit.journal import writer
 
-    wall, steady = time.time(), time.monotonic()
+    wall, steady = time.time_ns(), time.monotonic()
     text, now = time.strftime, time.gmtime
     clocks: Any = clock
     clocks.time = SimpleNamespace(
-        time=lambda: wall + (time.time() - wall) / _SLOWER, strftime=text, gmtime=now
+        time_ns=lambda: wall + (time.time_ns() - wall) // _SLOWER, strftime=text, gmtime=now
     )
     writers: Any = writer
     writers.monotonic = lambda: steady + (time.monotonic() - steady) / _SLOWER

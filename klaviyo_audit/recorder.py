@@ -263,25 +263,23 @@ class Recorder:
         target = call.target
         actor = ACTOR.get()
         who = self._nobody() if actor is None else self._rendered(actor)
-        facts = f'"timestamp":"{now()}'
-        facts += target.intent if result is None else target.outcome
-        facts += who.user_id
+        moment = now()
+        resource = ""
         if call.resource is not None:
-            resource = call.resource
+            named = call.resource
             if call.carried and not call.is_sdk:
-                resource = self.gate.without(resource, call.carried)
-            facts += f',"resource":{json_text(resource)}'
-        if result is not None:
+                named = self.gate.without(named, call.carried)
+            resource = f',"resource":{json_text(named)}'
+        if result is None:
+            what, ended, http = target.intent, "", ""
+        else:
+            what = target.outcome
             milliseconds = (perf_counter_ns() - call.started) // 1000 / 1000
             # Result is a string, and its attribute `value` takes longer than all of this line.
-            facts += ',"result":"' + result + f'","duration_ms":{dumps(milliseconds).decode()}'
-        if call.parent is not None:
-            facts += f',"parent_id":"{call.parent.id}"'
-        facts += target.text(call.revision)
-        if result is not None and call.http is not None:
-            facts += f',"http":{{{call.http}}}'
-        if call.key is not None:
-            facts += f',"key":{call.key}'
+            ended = ',"result":"' + result + f'","duration_ms":{dumps(milliseconds).decode()}'
+            http = "" if call.http is None else f',"http":{{{call.http}}}'
+        parent = "" if call.parent is None else f',"parent_id":"{call.parent.id}"'
+        key = "" if call.key is None else f',"key":{call.key}'
         bare = self._may_be_bare and self.level(call) is _NONE
         carried = call.carried
         if bare:
@@ -291,7 +289,13 @@ class Recorder:
         told = who.bare if bare else self._told(who, carried) if carried else who.actor
         if call.hides and not bare:
             told = unnamed(told)
-        facts += told if call.agent is None else _with_agent(told, call.agent)
+        if call.agent is not None:
+            told = _with_agent(told, call.agent)
+        # At once: adding piece by piece copies what there is each time.
+        facts = (
+            f'"timestamp":"{moment}{what}{who.user_id}{resource}{ended}{parent}'
+            f"{target.text(call.revision)}{http}{key}{told}"
+        )
         rest = "" if _opentelemetry() is None else _trace()
         if error is not None:
             rest += f',"error":{json_text(error)}'

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import Any
 
-import orjson
+from orjson import dumps
 
 from klaviyo_audit.entry import SCHEMA_VERSION
 
@@ -18,11 +18,8 @@ LINE_END = b'"}\n'
 _TAIL = len(SUM_MEMBER) + SUM_DIGITS + len(b'"}')
 
 # orjson escapes control characters but leaves U+2028 and U+2029 as they are, which some readers
-# of logs take for line ends. They are replaced in the encoded bytes, where they can only be
+# of logs take for line ends. They are replaced in the encoded text, where they can only be
 # inside a string.
-_LINE_SEPARATOR = "\u2028".encode()
-_PARAGRAPH_SEPARATOR = "\u2029".encode()
-_SEPARATOR_LEAD = b"\xe2\x80"
 
 
 def encode(members: dict[str, Any]) -> bytes:
@@ -45,13 +42,13 @@ def sealed(body: bytes) -> bytes:
 def json_text(value: Any) -> str:
     """A value as the JSON text that stands in a line; see `encodable` for what JSON has not."""
     try:
-        encoded = orjson.dumps(value)
+        encoded = dumps(value)
     except TypeError:
-        encoded = orjson.dumps(encodable(value))
-    if _SEPARATOR_LEAD in encoded:
-        encoded = encoded.replace(_LINE_SEPARATOR, b"\\u2028")
-        encoded = encoded.replace(_PARAGRAPH_SEPARATOR, b"\\u2029")
-    return encoded.decode()
+        encoded = dumps(encodable(value))
+    text = encoded.decode()
+    if text.isascii():
+        return text
+    return text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
 def line_of(writer: str, number: int, entry_id: str, facts: str, origin: str, rest: str) -> bytes:
@@ -96,7 +93,7 @@ def encodable(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [encodable(member) for member in value]
     try:
-        orjson.dumps(value)
+        dumps(value)
     except TypeError:
         return f"[{type(value).__name__}]"
     return value
