@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
-from time import time
 from typing import TYPE_CHECKING, Any
 
 from klaviyo_audit.privacy import CREDENTIALS, clean_text
+from klaviyo_audit.retryafter import seconds_to_wait
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,8 +21,6 @@ PROGRAM_KEY = "KLAVIYO_API_KEY"
 _MEDIA_TYPE = "application/vnd.api+json"
 _AUTH = ["Klaviyo-API-Key", "OAuth"]
 _MAX_ERRORS = 3
-_LONGEST_WAIT = 3600.0
-"""Seconds. Whoever answers garbage must not silence the sink until the program's end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +33,7 @@ class Reply:
 
     def retry_after(self) -> float | None:
         """``Retry-After`` in seconds from now, at most an hour; None if absent or unreadable."""
-        value = self.headers.get("Retry-After")
-        if value is None:
-            return None
-        if value.strip().isdecimal():
-            return min(float(value), _LONGEST_WAIT)
-        try:
-            until = parsedate_to_datetime(value).timestamp()
-            return min(max(0.0, until - time()), _LONGEST_WAIT)
-        except (ValueError, OverflowError):
-            return None
+        return seconds_to_wait(self.headers)
 
     def errors(self) -> list[tuple[str, str]]:
         """Pointer and words of each error in Klaviyo's form; empty for any other body."""

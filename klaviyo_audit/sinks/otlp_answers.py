@@ -9,9 +9,6 @@ if TYPE_CHECKING:
 
     from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 
-LONGEST_WAIT = 3600.0
-"""Seconds. A collector that asks for a longer pause is asked again after this one."""
-
 
 class Answer(NamedTuple):
     """The collector took the request, but for some records."""

@@ -14,8 +14,9 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 
 from klaviyo_audit._version import __version__
 from klaviyo_audit.errors import ConfigurationError
+from klaviyo_audit.retryafter import LONGEST_WAIT
 from klaviyo_audit.sinks.base import Retry
-from klaviyo_audit.sinks.otlp_answers import LONGEST_WAIT, Answer, Refused, TooLarge, answer_of
+from klaviyo_audit.sinks.otlp_answers import Answer, Refused, TooLarge, answer_of
 from klaviyo_audit.sinks.otlp_tls import distrust
 
 if TYPE_CHECKING:

@@ -14,13 +14,13 @@ from google.protobuf.json_format import Parse, ParseError
 from google.protobuf.message import DecodeError
 from google.rpc.status_pb2 import Status
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
-from urllib3.exceptions import HTTPError, InvalidHeader
-from urllib3.util.retry import Retry as RetryHeader
+from urllib3.exceptions import HTTPError
 
 from klaviyo_audit._version import __version__
 from klaviyo_audit.errors import ConfigurationError
+from klaviyo_audit.retryafter import seconds_to_wait
 from klaviyo_audit.sinks.base import Retry
-from klaviyo_audit.sinks.otlp_answers import LONGEST_WAIT, Answer, Refused, TooLarge, answer_of
+from klaviyo_audit.sinks.otlp_answers import Answer, Refused, TooLarge, answer_of
 from klaviyo_audit.sinks.otlp_tls import distrust
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class HttpTransport:
             raise Refused(said)
         # The specification has only 429, 502, 503 and 504 repeated. We repeat all others, too:
         # here a duplicate is better than a loss.
-        raise Retry(after=_seconds(headers.get("Retry-After")), why=said)
+        raise Retry(after=seconds_to_wait(headers), why=said)
 
     def _success(self, status: int, kind: str, answer: bytes) -> Answer:
         response = ExportLogsServiceResponse()
@@ -202,14 +202,3 @@ def _kinds(error: BaseException) -> str:
         wrapped = (getattr(inner, "reason", None), *inner.args, inner.__cause__)
         inner = next((item for item in wrapped if isinstance(item, BaseException)), None)
     return kind
-
-
-def _seconds(header: str | None) -> float | None:
-    """``Retry-After`` in seconds: a number, or an HTTP date."""
-    if header is None:
-        return None
-    try:
-        seconds = RetryHeader().parse_retry_after(header)
-    except (InvalidHeader, ValueError, OverflowError):
-        return None
-    return float(min(seconds, LONGEST_WAIT))

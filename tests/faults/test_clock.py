@@ -1,14 +1,13 @@
 """The wall clock is set while a program runs: it is told, and nothing depends on it."""
 
 import json
-import os
 import subprocess
 import sys
 from datetime import datetime
-from pathlib import Path
 
 import pytest
 
+from tests.faults.faketime import environment
 from tests.journal.checking import verify
 
 PROGRAM = """
@@ -31,21 +30,14 @@ with Auditor(journal="trail", service="shop", seal="off") as auditor:
 @pytest.fixture
 def run(needed, tmp_path):
     """Run the program with a clock that it can set."""
-    faketime = Path(needed("faketime", "apt-get install faketime, or make peers"))
-    (library,) = faketime.parents[1].glob("lib/*/faketime/libfaketime.so.1")
+    faketime = needed("faketime", "apt-get install faketime, or make peers")
+    file = tmp_path / "faketime"
 
     def run(step):
-        environment = {
-            **os.environ,
-            "LD_PRELOAD": str(library),
-            "FAKETIME_TIMESTAMP_FILE": str(tmp_path / "faketime"),
-            "FAKETIME_NO_CACHE": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        }
         subprocess.run(
-            [sys.executable, "-c", PROGRAM, step, tmp_path / "faketime"],
+            [sys.executable, "-c", PROGRAM, step, file],
             cwd=tmp_path,
-            env=environment,
+            env=environment(faketime, file),
             check=True,
             timeout=60,
         )

@@ -15,6 +15,7 @@ import pytest
 from google.rpc.status_pb2 import Status
 from opentelemetry import trace
 
+from klaviyo_audit import retryafter
 from klaviyo_audit.errors import ConfigurationError
 from klaviyo_audit.settings import load
 from klaviyo_audit.sinks.base import CheckpointSink, Rejected, Retry, Sink
@@ -126,6 +127,19 @@ def test_retry_after(collector, sink, header, low, high):
         sink.deliver(entries.many(1))
     after = caught.value.after
     assert after is None if low is None else low <= after <= high
+
+
+@pytest.mark.parametrize(
+    ("ours", "date", "low", "high"),
+    [(-7200, True, 29, 31), (7200, True, 29, 31), (7200, False, 0, 0), (-7200, False, 3600, 3600)],
+)
+def test_a_date_counts_by_the_clock_of_who_said_it(monkeypatch, ours, date, low, high):
+    now = time.time()
+    monkeypatch.setattr(retryafter, "time", lambda: now + ours)
+    headers = {"Retry-After": formatdate(now + 30, usegmt=True)}
+    if date:
+        headers["Date"] = formatdate(now, usegmt=True)
+    assert low <= retryafter.seconds_to_wait(headers) <= high
 
 
 def test_a_reset_connection(collector, sink):
