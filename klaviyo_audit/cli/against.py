@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from klaviyo_audit.errors import ConfigurationError
+
 if TYPE_CHECKING:
     from klaviyo_audit.journal.witnesses import Kept
 
@@ -21,7 +23,8 @@ def kept_checkpoints(against: str | None, journal: Path) -> Path | Kept | None:
         journal: The journal's folder.
 
     Raises:
-        ConfigurationError: The sink klaviyo has no key, or one that may not read.
+        ConfigurationError: The sink klaviyo has no key, or one that may not read; or the export's
+            file is not named.
         LookupError: Klaviyo holds no checkpoint of this journal, or could not be asked.
     """
     from klaviyo_audit.journal.witnesses import Kept
@@ -37,6 +40,11 @@ def kept_checkpoints(against: str | None, journal: Path) -> Path | Kept | None:
             )
         return Kept(against, notes)
     scheme, colon, file = against.partition(":")
+    if against == _OTLP_EXPORT and not Path(against).exists():
+        raise ConfigurationError(
+            "--against otlp-export needs the file that a collector's file exporter has written: "
+            "--against otlp-export:FILE"
+        )
     if scheme != _OTLP_EXPORT or not colon:
         return Path(against)
     from klaviyo_audit.sinks.otlp_export import exported_checkpoints

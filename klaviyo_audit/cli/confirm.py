@@ -105,11 +105,17 @@ def _confirm(
     timeout: float,
     tell: Callable[[str], None],
 ) -> bool:
+    from klaviyo_audit.sinks.folder import sink_folder
+    from klaviyo_audit.sinks.receipts import RECEIPTS_NAME
     from klaviyo_audit.sinks.shipper import Shipper
     from klaviyo_audit.sinks.shipping import pace_of
 
     if not isinstance(sink, ReadableSink):
-        tell(f"{sink.name}: it cannot be asked what it holds")
+        tell(
+            f"{sink.name}: it cannot be asked what it holds, as the sink klaviyo can; its receipts "
+            f"({sink_folder(directory, sink.name) / RECEIPTS_NAME}) say what it has acknowledged, "
+            "and `klaviyo-audit verify --against FILE` compares with what was kept elsewhere"
+        )
         return False
     asking = Confirming(sink)
     shipper = Shipper(

@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 
 _POLL_SECONDS: Final = 0.5
 _MOST_SHOWN: Final = 5
+_ENDINGS: Final = {
+    "waiting": "another process ships to it",
+    "stopped": "it was stopped",
+    "hung": "it does not answer, and what it has not got stays in the journal",
+    "retrying": "the rest stays in the journal",
+}
+"""What a sink's state means when the command ends."""
 
 
 @click.command(short_help="Deliver the journal to its sinks.")
@@ -69,6 +76,8 @@ def ship(
     from klaviyo_audit.settings import load
     from klaviyo_audit.sinks.shipping import Sinks
 
+    if retry_dead + read_back + (mode == "follow") > 1:
+        fail("--follow, --retry-dead and --confirm are three things to do: give one of them")
     path = locate(directory)
     if not path.is_dir():
         fail(f"{str(path)!r} is not a journal's folder")
@@ -127,8 +136,10 @@ def _once(shipping: Shipping, timeout: float) -> None:
         text = f"{thread.name}: {condition.delivered:,} entries delivered"
         if condition.rejected:
             text += f", {condition.rejected:,} rejected"
-        if condition.state in ("waiting", "stopped", "hung", "retrying"):
-            text += f"; {condition.state}"
+        if condition.state in _ENDINGS:
+            text += f"; {_ENDINGS[condition.state]}"
+        elif not done and (condition.caught_up_at or "") < (condition.acknowledged_at or "~"):
+            text += f"; the time ({timeout:g} s, --timeout) was not enough for all"
         if condition.error:
             text += f" ({condition.error})"
         _told(text)

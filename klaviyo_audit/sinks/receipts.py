@@ -85,6 +85,16 @@ def delivered_marks(folder: Path) -> list[str]:
     return [mark for mark in marks if isinstance(mark, str)]
 
 
+def last_acknowledgement(folder: Path) -> str | None:
+    """When a batch was acknowledged last.
+
+    Raises:
+        OSError: The receipts cannot be read.
+    """
+    last = last_lines(folder / RECEIPTS_NAME, 1)
+    return last[-1].get("acknowledged_at") if last else None
+
+
 def missing_bookmark(folder: Path) -> str | None:
     """What to tell of a sink without a bookmark that has got something before.
 

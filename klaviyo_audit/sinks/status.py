@@ -10,7 +10,7 @@ from klaviyo_audit.sinks.bookmark import load_bookmark
 from klaviyo_audit.sinks.deadletters import count_dead, count_unreadable
 from klaviyo_audit.sinks.folder import SINKS_NAME, is_locked
 from klaviyo_audit.sinks.lag import lag_of
-from klaviyo_audit.sinks.receipts import missing_bookmark
+from klaviyo_audit.sinks.receipts import last_acknowledgement, missing_bookmark
 from klaviyo_audit.sinks.state import load_state
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ def _sink_status(folder: Path, configured: bool) -> dict[str, Any]:
         "state": state.get("state", "idle") if shipping else "not shipping",
         "lag_entries": lag.lines,
         "lag_seconds": _age(lag.since),
-        "acknowledged_at": state.get("acknowledged_at"),
+        # The state is of the process that shipped last, which may have had nothing to deliver.
+        "acknowledged_at": state.get("acknowledged_at") or last_acknowledgement(folder),
         "error": problem or state.get("error"),
         "error_at": state.get("error_at"),
         "retry_at": state.get("retry_at"),

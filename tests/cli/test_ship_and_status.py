@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from importlib.metadata import EntryPoint
 
 import pytest
@@ -71,6 +72,29 @@ def test_a_short_run_leaves_how_it_ended(journal, sink):
     assert found["acknowledged_at"] is not None
     assert found["error"] is None
     assert found["delivered"] == 7
+    run("ship", journal, "--sink", "mine")
+    assert status(journal)["acknowledged_at"] is not None, "also when there was nothing more"
+
+
+def test_three_things_to_do_are_not_mixed(journal, sink):
+    for two in (("--follow", "--retry-dead"), ("--confirm", "--retry-dead"), ("-f", "--confirm")):
+        done = run("ship", journal, "--sink", "mine", *two)
+        assert (done.exit_code, sink.calls) == (2, [])
+        assert "give one of them" in done.stderr
+
+
+def test_what_cannot_be_asked_is_told_where_to_look(journal, sink):
+    done = run("ship", journal, "--sink", "mine", "--confirm")
+    assert done.exit_code == 1
+    assert "receipts.jsonl" in done.stderr
+
+
+def test_too_little_time_is_told(journal, sink, monkeypatch):
+    monkeypatch.setenv("KLAVIYO_AUDIT_SHIP_BATCH_ENTRIES", "1")
+    monkeypatch.setattr(sink, "deliver", lambda entries: time.sleep(0.3))
+    done = run("ship", journal, "--sink", "mine", "--timeout", "0.5")
+    assert done.exit_code == 1
+    assert "(0.5 s, --timeout) was not enough" in done.stderr
 
 
 def test_lines_for_container_logs(journal):
@@ -118,7 +142,7 @@ def test_what_was_not_delivered_in_time(journal, sink):
     sink.raises = [Retry(60, "429 Too Many Requests")]
     done = run("ship", journal, "--sink", "mine", "--timeout", "0.3")
     assert done.exit_code == 1
-    assert "mine: 0 entries delivered; retrying (429 Too Many Requests)" in done.stderr
+    assert "mine: 0 entries delivered; the rest stays in the journal (429 Too Many Requests)" in done.stderr
     found = status(journal)
     assert found["lag_entries"] == 7
     assert found["lag_seconds"] > 0
@@ -234,6 +258,7 @@ def test_another_takes_over_from_a_killed_one(journal):
         waiting = run("ship", journal, "--sink", "stdout", "--timeout", "5")
         assert waiting.exit_code == 0, "the other one has delivered it"
         assert waiting.stdout == ""
+        assert "another process ships to it" in waiting.stderr
         process.kill()
     with Auditor(journal=journal, sinks=[]) as auditor:
         auditor.record("later")

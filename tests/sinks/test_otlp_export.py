@@ -121,5 +121,8 @@ def test_a_file_that_is_no_export(tmp_path, text, words):
     file.write_text(text)
     with pytest.raises(ConfigurationError, match=words):
         list(exported_checkpoints(file))
+    done = invoke("verify", tmp_path, "--against", "otlp-export")
+    assert done.exit_code == 2
+    assert "otlp-export:FILE" in done.stderr
     done = invoke("verify", tmp_path, "--against", f"otlp-export:{tmp_path}/none")
     assert done.exit_code == 2
