@@ -142,7 +142,10 @@ def test_what_was_not_delivered_in_time(journal, sink):
     sink.raises = [Retry(60, "429 Too Many Requests")]
     done = run("ship", journal, "--sink", "mine", "--timeout", "0.3")
     assert done.exit_code == 1
-    assert "mine: 0 entries delivered; the rest stays in the journal (429 Too Many Requests)" in done.stderr
+    assert (
+        "mine: 0 entries delivered; the rest stays in the journal (429 Too Many Requests)"
+        in done.stderr
+    )
     found = status(journal)
     assert found["lag_entries"] == 7
     assert found["lag_seconds"] > 0
