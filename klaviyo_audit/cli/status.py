@@ -101,8 +101,11 @@ def _print(found: dict[str, Any]) -> None:
         return
     table = Table(box=None, pad_edge=False)
     for title in ("sink", "state", "lag", "delivered", "dead", "last acknowledged", "last error"):
-        justify = "right" if title in ("delivered", "dead") else "left"
-        table.add_column(title, justify=justify, overflow="fold")
+        table.add_column(
+            title,
+            justify="right" if title in ("delivered", "dead") else "left",
+            overflow="fold",
+        )
     for sink in found["sinks"]:
         lag = f"{sink['lag_entries']:,} entries"
         if sink["lag_entries"]:
