@@ -11,7 +11,8 @@ from klaviyo_audit.guard.presets import STAGING_WRITES
 from klaviyo_audit.klaviyo import catalog, targets
 from klaviyo_audit.klaviyo.guardplan import facts_of
 from klaviyo_audit.klaviyo.risks import table
-from tests.peers.prism import PeerMissing, openapi_file
+from tests.peers.prism import openapi_file
+from tests.peers.processes import PeerMissing
 
 _REACHES_PEOPLE_OR_MANY = re.compile(
     r"-bulk-|-send-job|-schedule|/profile-merge|data-privacy|/conversation-messages"

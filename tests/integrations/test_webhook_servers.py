@@ -4,7 +4,6 @@ import http.client
 import json
 import os
 import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.deliveries import SECRET, WEBHOOK_ID, delivery
+from tests.peers.processes import free_port, running
 
 APPS = Path(__file__).parent / "webhook_apps"
 UVICORN = ["uvicorn", "--host", "127.0.0.1", "--port", "{port}", "--no-access-log"]
@@ -49,14 +49,9 @@ class Server:
         return [line for line in self.trail.of("event") if line["action"] == "klaviyo.webhook"]
 
 
-def _free_port():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
-
-
 @pytest.fixture(params=SERVERS)
 def server(request, trail, tmp_path):
-    port = _free_port()
+    port = free_port()
     module, *arguments = [part.format(port=port) for part in SERVERS[request.param]]
     environ = {
         **os.environ,
@@ -66,25 +61,9 @@ def server(request, trail, tmp_path):
         "KLAVIYO_AUDIT_SERVICE": "receiver",
         "PYTHONPATH": f"{APPS}{os.pathsep}{Path(__file__).parents[2]}",
     }
-    with (tmp_path / "server.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            env=environ, cwd=tmp_path, stdout=log, stderr=log,
-        )  # fmt: skip
-    try:
-        deadline = time.monotonic() + 30
-        while True:
-            assert process.poll() is None, (tmp_path / "server.log").read_text()
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            except OSError:
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+    command = [sys.executable, "-m", module, *arguments]
+    with running(command, [port], tmp_path / "server.log", env=environ, cwd=tmp_path):
         yield Server(port, trail)
-    finally:
-        process.terminate()
-        process.wait(20)
 
 
 def test_a_server_takes_what_klaviyo_signed_and_nothing_else(server):

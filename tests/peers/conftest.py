@@ -10,7 +10,8 @@ import orjson
 import pytest
 from klaviyo_api import KlaviyoAPI
 
-from tests.peers.prism import PeerMissing, openapi_file, prism_command, serve
+from tests.peers.prism import openapi_file, prism_command, serve
+from tests.peers.processes import PeerMissing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from tests.peers.prism import PeerMissing
+from tests.peers.processes import PeerMissing
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
+
+    from confluent_kafka import Message
 
 PRODUCE = 0
 """Kafka's API key of Produce requests."""
@@ -118,6 +122,32 @@ class MockCluster:
     def delay(self, milliseconds: int) -> None:
         for broker in self.brokers:
             self._lib.rd_kafka_mock_broker_set_rtt(self._cluster, broker, milliseconds)
+
+    def read(
+        self,
+        topic: str,
+        is_enough: Callable[[list[Message]], bool],
+        partitions: int = 1,
+        seconds: float = 30.0,
+    ) -> list[Message]:
+        """The messages of a topic, until there are enough and none came for half a second."""
+        from confluent_kafka import Consumer, TopicPartition
+
+        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": "test"})
+        consumer.assign([TopicPartition(topic, number, 0) for number in range(partitions)])
+        found: list[Message] = []
+        deadline = time.monotonic() + seconds
+        try:
+            while time.monotonic() < deadline:
+                message = consumer.poll(0.5)
+                if message is not None:
+                    assert message.error() is None, message.error()
+                    found.append(message)
+                elif is_enough(found):
+                    break
+        finally:
+            consumer.close()
+        return found
 
     def __enter__(self) -> Self:
         return self

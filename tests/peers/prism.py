@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import socket
-import subprocess
-import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from tests.peers.processes import PeerMissing, free_port, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,10 +16,6 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).resolve().parents[2]
 START_SECONDS = 300
 """Reading the whole file takes Prism 60 to 90 s on two quiet cores."""
-
-
-class PeerMissing(Exception):
-    """Something the test talks to is not on this machine; the message says what to do."""
 
 
 def openapi_file() -> Path:
@@ -60,54 +54,7 @@ def serve(command: str, openapi: Path, output: Path) -> Iterator[str]:
     Raises:
         RuntimeError: Prism ended, or did not listen within `START_SECONDS`; with its last lines.
     """
-    port = _free_port()
+    port = free_port()
     arguments = [command, "mock", "-h", "127.0.0.1", "-p", str(port), "-v", "warn", str(openapi)]
-    with output.open("wb") as printed:
-        process = subprocess.Popen(
-            arguments,
-            stdin=subprocess.DEVNULL,
-            stdout=printed,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # a process group of its own, to be ended whole
-        )
-        try:
-            _wait_until_listening(process, port, output)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            _end(process)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
-
-
-def _wait_until_listening(process: subprocess.Popen[bytes], port: int, output: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise RuntimeError(f"Prism ended with {process.returncode}: {_tail(output)}")
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.2)
-        else:
-            return
-    raise RuntimeError(f"Prism was not ready after {START_SECONDS} s: {_tail(output)}")
-
-
-def _tail(output: Path) -> str:
-    return output.read_text(errors="replace")[-2000:]
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
-            process.wait(timeout=10)
-        except ProcessLookupError:
-            process.wait()
-        except subprocess.TimeoutExpired:
-            continue
-        return
+    with running(arguments, [port], output, START_SECONDS):
+        yield f"http://127.0.0.1:{port}"

@@ -12,7 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+
+
+class PeerMissing(Exception):
+    """Something the test talks to is not on this machine; the message says what to do."""
 
 
 def free_port() -> int:
@@ -23,7 +27,12 @@ def free_port() -> int:
 
 @contextmanager
 def running(
-    arguments: Sequence[str], ports: Sequence[int], output: Path, seconds: float = 30
+    arguments: Sequence[str],
+    ports: Sequence[int],
+    output: Path,
+    seconds: float = 30,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a program that listens on ports until the block ends.
 
@@ -37,6 +46,8 @@ def running(
             stdout=printed,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            env=env,
+            cwd=cwd,
         )
         try:
             for port in ports:
@@ -63,7 +74,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, number)
-            process.wait(timeout=5)
+            process.wait(timeout=10)
         except ProcessLookupError:
             process.wait()
         except subprocess.TimeoutExpired:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.peers.prism import PeerMissing
-from tests.peers.processes import free_port, running
+from tests.peers.processes import PeerMissing, free_port, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +15,8 @@ from klaviyo_audit.settings import load
 from klaviyo_audit.sinks.otlp import OtlpSink
 from klaviyo_audit.sinks.shipping import Sinks
 from tests.peers.conftest import required
+from tests.peers.exported import attributes_of, to_kafka, told_by_oteltap
 from tests.peers.kafka_mock import MockCluster
-from tests.peers.prism import PeerMissing
-from tests.peers.processes import free_port
 from tests.peers.rotel_agent import rotel, rotel_program
 from tests.sinks import entries
 from tests.sinks.collector import values
@@ -55,16 +53,6 @@ def notes_in(folder) -> list[bytes]:
         return [stored.note for stored in read_notes(file)]
 
 
-def plain(value: dict[str, Any]) -> Any:
-    """An AnyValue in OTLP/JSON as a Python value of the same type."""
-    ((kind, content),) = value.items()
-    if kind == "intValue":
-        return int(content)
-    if kind == "arrayValue":
-        return [plain(item) for item in content.get("values", [])]
-    return content
-
-
 @pytest.fixture
 def cluster() -> Iterator[MockCluster]:
     with required(), MockCluster(1) as cluster:
@@ -72,31 +60,15 @@ def cluster() -> Iterator[MockCluster]:
         yield cluster
 
 
-def exported(cluster: MockCluster, count: int) -> list[tuple[dict, dict]]:
+def logs_in(messages: list[Any]) -> list[tuple[dict, dict]]:
     """Resource attributes and record of what rotel has passed on."""
-    from confluent_kafka import Consumer, TopicPartition
-
-    consumer = Consumer({"bootstrap.servers": cluster.bootstrap, "group.id": "test"})
-    consumer.assign([TopicPartition(TOPIC, 0, 0)])
-    found: list[tuple[dict, dict]] = []
-    try:
-        for _ in range(100):
-            message = consumer.poll(0.3)
-            if message is None:
-                if len(found) >= count:
-                    break
-                continue
-            assert message.error() is None
-            for logs in json.loads(message.value()):
-                resource = {a["key"]: plain(a["value"]) for a in logs["resource"]["attributes"]}
-                found += [
-                    (resource, record)
-                    for scope in logs["scopeLogs"]
-                    for record in scope["logRecords"]
-                ]
-    finally:
-        consumer.close()
-    return found
+    return [
+        (attributes_of(logs["resource"]), record)
+        for message in messages
+        for logs in json.loads(message.value())
+        for scope in logs["scopeLogs"]
+        for record in scope["logRecords"]
+    ]
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -106,9 +78,7 @@ def test_rotel_has_the_journal_entry_by_entry(
 ):
     with required():
         rotel_program()
-    arguments = ["--exporter", "kafka", "--kafka-exporter-brokers", cluster.bootstrap]
-    arguments += ["--kafka-exporter-format", "json"]
-    with rotel(tmp_path, *arguments) as collector:
+    with rotel(tmp_path, *to_kafka(cluster)) as collector:
         sink = OtlpSink(
             protocol=protocol, endpoint=collector.endpoint(protocol), compression=compression
         )
@@ -120,7 +90,8 @@ def test_rotel_has_the_journal_entry_by_entry(
         late.deliver_checkpoints([note])
         late.deliver([entries.entry()])
         late.close()
-        found = exported(cluster, len(journal) + 2)
+        count = len(journal) + 2
+        found = logs_in(cluster.read(TOPIC, lambda messages: len(logs_in(messages)) >= count))
     lines = [*journal, entries.line()]
     records = {r["body"]["stringValue"].encode(): (resource, r) for resource, r in found}
     assert len(found) == len(records), "something came twice"
@@ -131,7 +102,7 @@ def test_rotel_has_the_journal_entry_by_entry(
         resource, record = records[line]
         entry = AuditEntry.from_json(line)
         expected = record_of(entry)
-        attributes = {a["key"]: plain(a["value"]) for a in record["attributes"]}
+        attributes = attributes_of(record)
         assert attributes == values(expected.attributes)
         assert {name: type(value) for name, value in attributes.items()} == {
             name: type(value) for name, value in values(expected.attributes).items()
@@ -146,34 +117,10 @@ def test_rotel_has_the_journal_entry_by_entry(
 
 
 def test_oteltap_has_the_journal_entry_by_entry(journal, trail):
-    with required():
-        try:
-            import oteltap
-        except ImportError:
-            raise PeerMissing("oteltap is missing (PyPI): run `make peers`") from None
-    port = free_port()
-
-    async def received() -> list[Any]:
-        settings = oteltap.OtelTapHttpProtobufReceiverSettings(http_port=port)
-        async with oteltap.OtelTapHttpProtobufReceiver(settings) as receiver:
-            found: list[Any] = []
-
-            async def collect() -> None:
-                async for record in receiver.stream_logs():
-                    found.append(record)
-                    if record.body.string_value.encode() == note:
-                        return
-
-            collecting = asyncio.create_task(collect())
-            await asyncio.sleep(0)
-            await asyncio.to_thread(ship)
-            await asyncio.wait_for(collecting, 30)
-            return found
-
     note = checkpoint_note()
 
-    def ship() -> None:
-        endpoint = f"http://127.0.0.1:{port}/v1/logs"
+    def ship(address: str) -> None:
+        endpoint = f"{address}/v1/logs"
         sink = OtlpSink(endpoint=endpoint)
         shipping = Sinks([sink], load(dir=trail.folder, ship="background")).ship(trail.folder)
         assert shipping.flush(30)
@@ -182,7 +129,12 @@ def test_oteltap_has_the_journal_entry_by_entry(journal, trail):
         late.deliver_checkpoints([note])
         late.close()
 
-    records = {record.body.string_value.encode(): record for record in asyncio.run(received())}
+    def is_last(record: Any) -> bool:
+        return bool(record.body.string_value.encode() == note)
+
+    with required():
+        told = told_by_oteltap("stream_logs", ship, is_last)
+    records = {record.body.string_value.encode(): record for record in told}
     assert {*journal, note} <= set(records) <= {*journal, note, *notes_in(trail.folder)}
     for line in journal:
         expected = record_of(AuditEntry.from_json(line))

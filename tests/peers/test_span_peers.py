@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Any
 
@@ -15,11 +14,9 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from klaviyo_audit import acting_as
 from tests.peers.conftest import required
+from tests.peers.exported import attributes_of, to_kafka, told_by_oteltap
 from tests.peers.kafka_mock import MockCluster
-from tests.peers.prism import PeerMissing
-from tests.peers.processes import free_port
 from tests.peers.rotel_agent import rotel, rotel_program
-from tests.peers.test_otlp_peers import plain
 from tests.sinks.collector import values
 
 TOPIC = "otlp_traces"
@@ -115,7 +112,7 @@ def check(spans: list[dict[str, Any]], trail, fake) -> None:
     assert len({span["trace"] for span in spans}) == 1
 
 
-def from_json(message: bytes) -> list[dict[str, Any]]:
+def from_json(messages: list[Any]) -> list[dict[str, Any]]:
     return [
         {
             "name": span["name"],
@@ -124,9 +121,10 @@ def from_json(message: bytes) -> list[dict[str, Any]]:
             "trace": span["traceId"],
             "parent": span.get("parentSpanId", ""),
             "failed": span.get("status", {}).get("code", 0) == FAILED,
-            "attributes": {a["key"]: plain(a["value"]) for a in span.get("attributes", [])},
+            "attributes": attributes_of(span),
         }
-        for resource in json.loads(message)
+        for message in messages
+        for resource in json.loads(message.value())
         for scope in resource["scopeSpans"]
         for span in scope["spans"]
     ]
@@ -134,60 +132,25 @@ def from_json(message: bytes) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
 def test_rotel_has_the_spans(protocol, auditor, client, fake, trail, tmp_path):
-    from confluent_kafka import Consumer, TopicPartition
-
     with required():
         rotel_program()
         cluster = MockCluster(1)
     with cluster:
         cluster.create_topic(TOPIC, 1)
-        arguments = ["--exporter", "kafka", "--kafka-exporter-brokers", cluster.bootstrap]
-        arguments += ["--kafka-exporter-format", "json"]
-        with rotel(tmp_path, *arguments) as collector:
+        with rotel(tmp_path, *to_kafka(cluster)) as collector:
             endpoint = collector.grpc if protocol == "grpc" else collector.http
             trace_some_calls(auditor, client, fake, exporter_for(protocol, endpoint))
-            consumer = Consumer({"bootstrap.servers": cluster.bootstrap, "group.id": "test"})
-            consumer.assign([TopicPartition(TOPIC, 0, 0)])
-            spans: list[dict[str, Any]] = []
-            try:
-                for _ in range(100):
-                    message = consumer.poll(0.3)
-                    if message is None and len(spans) >= 7:
-                        break
-                    if message is not None:
-                        assert message.error() is None
-                        spans += from_json(message.value())
-            finally:
-                consumer.close()
+            spans = from_json(cluster.read(TOPIC, lambda messages: len(from_json(messages)) >= 7))
     check(spans, trail, fake)
 
 
 def test_oteltap_has_the_spans(auditor, client, fake, trail):
+    def send(address: str) -> None:
+        trace_some_calls(auditor, client, fake, exporter_for("http/protobuf", address))
+
     with required():
-        try:
-            import oteltap
-        except ImportError:
-            raise PeerMissing("oteltap is missing (PyPI): run `make peers`") from None
-    port = free_port()
-
-    async def received() -> list[Any]:
-        settings = oteltap.OtelTapHttpProtobufReceiverSettings(http_port=port)
-        async with oteltap.OtelTapHttpProtobufReceiver(settings) as receiver:
-            found: list[Any] = []
-
-            async def collect() -> None:
-                async for span in receiver.stream_traces():
-                    found.append(span)
-                    if span.name == "loyalty.redeem":  # the last to end
-                        return
-
-            collecting = asyncio.create_task(collect())
-            await asyncio.sleep(0)
-            exporter = exporter_for("http/protobuf", f"http://127.0.0.1:{port}")
-            await asyncio.to_thread(trace_some_calls, auditor, client, fake, exporter)
-            await asyncio.wait_for(collecting, 30)
-            return found
-
+        # The function's span is the last to end.
+        told = told_by_oteltap("stream_traces", send, lambda span: span.name == "loyalty.redeem")
     spans = [
         {
             "name": span.name,
@@ -198,6 +161,6 @@ def test_oteltap_has_the_spans(auditor, client, fake, trail):
             "failed": span.status.code == FAILED,
             "attributes": values(span.attributes),
         }
-        for span in asyncio.run(received())
+        for span in told
     ]
     check(spans, trail, fake)

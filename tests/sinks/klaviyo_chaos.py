@@ -12,7 +12,6 @@ import collections
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from klaviyo_audit import Auditor
 from klaviyo_audit.testing import FakeKlaviyo
+from tests.peers.processes import free_port
 from tests.sinks.klaviyo_case import BULK, OWN_KEY, expected_ids, recorded
 
 if TYPE_CHECKING:
@@ -118,12 +118,6 @@ def run(folder: Path, *, entries: int, kills: int, troubles: int, seed: int) -> 
     figures.twice = sorted(unique for unique, times in counted.items() if times > 1)
     figures.seconds = time.monotonic() - begun
     return figures
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
 
 
 def watch_jobs(fake: FakeKlaviyo, figures: Figures) -> None:

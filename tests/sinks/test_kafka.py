@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Consumer, KafkaError, TopicPartition
+from confluent_kafka import KafkaError
 
 from klaviyo_audit.entry import AuditEntry
 from klaviyo_audit.errors import ConfigurationError
@@ -68,22 +68,7 @@ def deliver_at_last(sink, batch, seconds=30):
 
 def consumed(cluster, count, seconds=15.0):
     """Messages of the topic: as many as asked for, and those that follow within half a second."""
-    consumer = Consumer({"bootstrap.servers": cluster.bootstrap, "group.id": "test"})
-    consumer.assign([TopicPartition(TOPIC, number, 0) for number in range(PARTITIONS)])
-    found = []
-    deadline = time.monotonic() + seconds
-    try:
-        while time.monotonic() < deadline:
-            message = consumer.poll(0.2 if len(found) < count else 0.5)
-            if message is None:
-                if len(found) >= count:
-                    break
-                continue
-            assert message.error() is None, message.error()
-            found.append(message)
-    finally:
-        consumer.close()
-    return found
+    return cluster.read(TOPIC, lambda found: len(found) >= count, PARTITIONS, seconds)
 
 
 def lines_of(messages):
