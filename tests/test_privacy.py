@@ -1,5 +1,6 @@
 """The gate: secrets and persons do not get through, ids do, and it is never slow or broken."""
 
+import contextlib
 from urllib.parse import quote
 
 import pytest
@@ -179,3 +180,17 @@ def test_a_key_as_the_services_name_is_in_no_line(trail, fake):
     lines = trail.lines()
     assert {line["user_id"].split("/")[0] for line in lines} == {"shop [secret]"}
     assert planted.API_KEY not in trail.path.read_text()
+
+
+@pytest.mark.parametrize("swapped", [*planted.ALL, f"https://a.klaviyo.com/?q={planted.EMAIL}"])
+def test_what_is_given_for_the_http_method_is_in_no_line(trail, fake, swapped):
+    """As where method and URL were swapped: the method names what this version does not know."""
+    with Auditor(journal=trail.folder) as auditor:
+        client = auditor.audit(fake.client()).api_client
+        with contextlib.suppress(Exception):
+            client.call_api(swapped, f"{fake.url}/api/lists", {})
+    outcome = trail.outcome()
+    assert outcome["call"]["method"] == "OTHER"
+    assert outcome["action"] == "klaviyo.lists.other"
+    assert trail.of("intent"), "who knows what it does"
+    assert swapped not in trail.path.read_text()

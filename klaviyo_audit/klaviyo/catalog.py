@@ -43,6 +43,7 @@ _SUFFIXES: tuple[tuple[str, Variant], ...] = (
     ("_with_http_info", "with_http_info"),
     ("_without_preload_content", "without_preload_content"),
 )
+_METHOD = re.compile(r"[A-Za-z]{1,16}")
 _SCOPES = re.compile(r"\*\*Scopes:\*\*((?:\s*`[^`\s]+`)+)")
 
 
@@ -94,7 +95,8 @@ def by_url(method: str, url_path: str) -> Operation:
     """The operation that a request is, told by its URL.
 
     Args:
-        method: HTTP method, in any case.
+        method: HTTP method, in any case. What can be none (a URL, where arguments were swapped) is
+            told as ``OTHER``: it may hold anything.
         url_path: Concrete path (``/api/profiles/01H.../lists``) or URL. Of several templates that
             fit, the most literal is taken.
 
@@ -102,6 +104,8 @@ def by_url(method: str, url_path: str) -> Operation:
         An operation made by `by_rule` if no template fits. Its path holds ``{id}`` in place of all
         that may be an id.
     """
+    if not _METHOD.fullmatch(method):
+        method = "OTHER"
     segments = _segments(url_path)
     template = _best_template(_templates().get(method.upper(), {}), segments)
     if template is not None:

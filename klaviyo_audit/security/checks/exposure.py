@@ -29,6 +29,11 @@ _EXCHANGE: Final = (
     "of the files is not enough), then read it from an environment variable. If it is made up: "
     "# pragma: allowlist secret"
 )
+_EXCHANGE_OLD: Final = (
+    "klaviyo-audit keys rotate --old OLD_ENV --new NEW_ENV (others may have read it; it stays in "
+    "git's history). Those that are dead or made up: klaviyo-audit scan --history "
+    "--update-baseline, which allows all that is found, so look at each"
+)
 
 
 def keys_in_environment(project: Project) -> Outcome:
@@ -79,7 +84,7 @@ def history(project: Project) -> Outcome:
     if past.finds:
         return failed(
             f"{len(past.finds)} in git's history: {_shown(past.finds)}",
-            _EXCHANGE,
+            _EXCHANGE_OLD,
             [Place(find.path) for find in past.finds if not find.path.startswith("(")],
         )
     if past.unread:
