@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from klaviyo_audit import Auditor, privacy
+from klaviyo_audit import Auditor, ConfigurationError, privacy
 from tests import planted
 
 WRAPPINGS = ("{}", "x {} y", '"{}"', "key={}&y=1", "({}),", "a\n{}\tb", "€{}€")
@@ -194,3 +194,18 @@ def test_what_is_given_for_the_http_method_is_in_no_line(trail, fake, swapped):
     assert outcome["action"] == "klaviyo.lists.other"
     assert trail.of("intent"), "who knows what it does"
     assert swapped not in trail.path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("settings", "secret"),
+    [
+        ({"sinks": [planted.API_KEY]}, planted.API_KEY),
+        ({"pseudonym_key_file": planted.API_KEY}, planted.API_KEY),
+        ({"pseudonym_key_file": "0123456789abcdef" * 4}, "0123456789abcdef"),
+        ({"pseudonym_key_file": f"k2:{'0123456789abcdef' * 2}"}, "0123456789abcdef"),
+    ],
+)
+def test_a_secret_in_the_wrong_setting_is_not_repeated(tmp_path, settings, secret):
+    with pytest.raises(ConfigurationError) as caught:
+        Auditor(journal=tmp_path, **settings)
+    assert secret not in str(caught.value)

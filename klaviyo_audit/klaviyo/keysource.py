@@ -16,6 +16,7 @@ from klaviyo_audit.entry import Result
 from klaviyo_audit.errors import ConfigurationError
 from klaviyo_audit.klaviyo.keys import fingerprint, key_of
 from klaviyo_audit.privacy import CREDENTIALS
+from klaviyo_audit.privacy.text import without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -54,7 +55,7 @@ class KeySource:
 
     def __init__(self, read: Callable[[], str], name: str) -> None:
         self._read = read
-        self.name = name
+        self.name = without_secrets(name)  # somebody may give the key in place of its variable
         self._lock = threading.Lock()
         self._key: str | None = None
         self._given: set[str] = set()
@@ -108,8 +109,11 @@ class KeySource:
                     self._key = self._fresh()
                 except Exception as error:
                     # What was raised may quote the key.
+                    why = type(error).__name__
+                    if type(error) is ValueError:
+                        why = "it is not set, empty, or no key"
                     raise ConfigurationError(
-                        f"no key could be read from the {self.name} ({type(error).__name__})"
+                        f"no key could be read from the {self.name} ({why})"
                     ) from None
             return self._key
 

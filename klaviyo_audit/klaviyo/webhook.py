@@ -154,8 +154,14 @@ def verify_webhook(
     Raises:
         WebhookVerificationError: It is not to be trusted; ``reason`` is a `Refusal`.
         ConfigurationError: A secret has less than 16 characters, or there is none.
+        TypeError: The body is neither bytes nor text, such as one that was parsed already.
     """
     keys = secret_bytes(secret)
+    if not isinstance(body, bytes | bytearray | memoryview | str):
+        raise TypeError(
+            f"verify_webhook() was given a {type(body).__name__} for the body; give the bytes that "
+            "came over the wire: a body that was parsed can not be verified any more"
+        )
     content = _bytes(body)
     found = _signing_headers(headers)
     given, timestamp = found[SIGNATURE_HEADER], found[TIMESTAMP_HEADER]
@@ -186,6 +192,8 @@ def secret_bytes(secret: Secrets) -> tuple[bytes, ...]:
     Raises:
         ConfigurationError: One has less than 16 characters, or there is none.
     """
+    if secret is None:
+        raise ConfigurationError("the webhook secret is None: is its environment variable set?")
     given = (secret,) if isinstance(secret, str | bytes) else tuple(secret)
     if not given:
         raise ConfigurationError("no webhook secret was given: nothing could be verified")

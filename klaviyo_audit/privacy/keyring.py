@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 
 from klaviyo_audit.errors import ConfigurationError
+from klaviyo_audit.privacy.text import without_secrets
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,6 +23,7 @@ _ITEM: Final = re.compile(r"(?:(?P<id>[a-z][a-z0-9]{0,15}):)?(?P<key>.+)")
 _RESERVED: Final = re.compile(r"s[0-9]+\Z")
 _COMMAND_SECONDS: Final = 15.0
 _MAX_BYTES: Final = 100_000
+_IS_A_KEY: Final = re.compile(r"(?:^|:)[0-9A-Za-z+=_-]{32,}$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +93,17 @@ class KeyRing:
         Raises:
             ConfigurationError: It cannot be read, others may read it, or see `from_text`.
         """
-        source = f"pseudonym_key_file {str(path)!r}"
+        source = f"pseudonym_key_file {without_secrets(str(path))!r}"
         try:
             with path.open("rb") as file:
                 mode = path.stat().st_mode
                 text = file.read(_MAX_BYTES).decode()
         except (OSError, UnicodeDecodeError) as error:
+            if _IS_A_KEY.search(str(path)):
+                raise ConfigurationError(
+                    "pseudonym_key_file names no file that can be read; it looks like the key "
+                    "itself, which belongs in pseudonym_key"
+                ) from None
             why = getattr(error, "strerror", None) or "it is not UTF-8 text"
             raise ConfigurationError(
                 f"{source} cannot be read: {why}; name a file that the program may read"

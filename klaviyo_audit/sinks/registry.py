@@ -8,6 +8,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any, Final
 
 from klaviyo_audit.errors import ConfigurationError
+from klaviyo_audit.privacy.text import without_secrets
 
 if TYPE_CHECKING:
     from klaviyo_audit.settings import Settings
@@ -57,7 +58,7 @@ def find_sink(name: str) -> metadata.EntryPoint:
         near = difflib.get_close_matches(name, points, n=1)
         hint = f"; did you mean {near[0]}?" if near else "."
         raise ConfigurationError(
-            f"there is no sink {name!r}{hint} The sinks here are: {', '.join(sorted(points))} "
+            f"there is no sink {without_secrets(name)!r}{hint} The sinks here are: {', '.join(sorted(points))} "
             f"(setting sinks, KLAVIYO_AUDIT_SINKS); a package adds one by the entry point group "
             f"{GROUP}"
         )

@@ -200,3 +200,11 @@ def test_mistakes_are_told(tmp_path):
     with pytest.raises(ConfigurationError, match="environment variable NOT_SET"):
         KeySource.environment("NOT_SET").key()
     assert "NOT_SET" in repr(KeySource.environment("NOT_SET"))
+
+
+def test_a_key_in_place_of_its_variables_name_is_not_repeated(old):
+    source = KeySource.environment(old)
+    assert old not in repr(source)
+    with pytest.raises(ConfigurationError, match="not set, empty, or no key") as caught:
+        source.key()
+    assert old not in str(caught.value)

@@ -325,3 +325,11 @@ def test_the_plain_scheme():
     assert not verify_signature(b"payload", "\u00e9" * 64, "key")
     with pytest.raises(ConfigurationError, match="empty"):
         verify_signature(b"payload", signed, "")
+
+
+def test_what_is_no_body_or_no_secret_is_told():
+    """A parsed body, and a variable that is not set, are the usual mistakes."""
+    with pytest.raises(TypeError, match="given a dict for the body; give the bytes that came"):
+        verify_webhook({"data": []}, {}, "s" * 16)
+    with pytest.raises(ConfigurationError, match="is its environment variable set"):
+        verify_webhook(b"{}", {}, None)
