@@ -58,9 +58,9 @@ def find_sink(name: str) -> metadata.EntryPoint:
         near = difflib.get_close_matches(name, points, n=1)
         hint = f"; did you mean {near[0]}?" if near else "."
         raise ConfigurationError(
-            f"there is no sink {without_secrets(name)!r}{hint} The sinks here are: {', '.join(sorted(points))} "
-            f"(setting sinks, KLAVIYO_AUDIT_SINKS); a package adds one by the entry point group "
-            f"{GROUP}"
+            f"there is no sink {without_secrets(name)!r}{hint} The sinks here are: "
+            f"{', '.join(sorted(points))} (setting sinks, KLAVIYO_AUDIT_SINKS); a package adds one "
+            f"by the entry point group {GROUP}"
         )
     return points[name]
 
