@@ -117,8 +117,30 @@ class AuditedClient(wrapt.BaseObjectProxy[Any]):
             if self._self_api_client is api_client:
                 self._self_groups[name] = group
             return group
-        value = getattr(wrapped, name)
+        member = _of_the_program(cast("Hashable", type(wrapped)), name)
+        if member is None or name in vars(wrapped):
+            value = getattr(wrapped, name)
+        else:
+            # Bound to this proxy: in it ``self.Profiles`` has to be the audited group.
+            value = member.__get__(self, type(wrapped))
         return audit_group(value, self._self_recorder) if is_group(value) else value
+
+    # What a subclass may define, bound to this proxy like its other methods.
+
+    def __getitem__(self, key: Any) -> Any:
+        return type(self.__wrapped__).__getitem__(self, key)
+
+    def __enter__(self) -> Any:
+        return type(self.__wrapped__).__enter__(self)
+
+    def __exit__(self, *error: object) -> Any:
+        return type(self.__wrapped__).__exit__(self, *error)
+
+    async def __aenter__(self) -> Any:
+        return await type(self.__wrapped__).__aenter__(self)
+
+    async def __aexit__(self, *error: object) -> Any:
+        return await type(self.__wrapped__).__aexit__(self, *error)
 
     def __copy__(self) -> AuditedClient:
         return AuditedClient(copy.copy(self.__wrapped__), self._self_recorder)
@@ -128,6 +150,19 @@ class AuditedClient(wrapt.BaseObjectProxy[Any]):
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         _refuse_pickle(self.__wrapped__)
+
+
+@functools.lru_cache(maxsize=1024)
+def _of_the_program(client_class: Any, name: str) -> Any:
+    """What a subclass of ``KlaviyoAPI`` defines under a name, if it can be bound; else None."""
+    for base in client_class.__mro__:
+        if name in vars(base):
+            member = vars(base)[name]
+            is_own = base is not object and not base.__module__.startswith("klaviyo_api")
+            # Those of C look at the memory of the instance, and a proxy has another.
+            of_c = isinstance(member, types.MemberDescriptorType | types.GetSetDescriptorType)
+            return member if is_own and hasattr(type(member), "__get__") and not of_c else None
+    return None
 
 
 def is_client(value: Any) -> bool:

@@ -1,6 +1,8 @@
 """The proxy is transparent, keeps its groups, and leaves the wrapped client alone."""
 
+import asyncio
 import copy
+import functools
 import inspect
 import pickle
 
@@ -8,7 +10,7 @@ import pytest
 from klaviyo_api import KlaviyoAPI
 from openapi_client.api import ProfilesApi
 
-from klaviyo_audit import Auditor, ConfigurationError, acting_as, suppress_audit
+from klaviyo_audit import AccessDenied, Auditor, ConfigurationError, acting_as, suppress_audit
 from tests import planted
 
 
@@ -329,3 +331,125 @@ def test_the_agent_that_calls_is_named(client, auditor, trail):
     assert read["actor"]["agent"].startswith("klaviyo-mcp/0.4.2 claude-ai/1.0")
     assert deleted["actor"] == {"agent": read["actor"]["agent"], "reason": "asked for"}
     assert trail.of("intent")[0]["actor"] == deleted["actor"]
+
+
+class Base(KlaviyoAPI):
+    def _drop(self, number):
+        self.dropped = number
+        return self.Lists.delete_list(f"L{number}")
+
+
+class ShopKlaviyo(Base):
+    """What programs make of the client: methods of their own that call Klaviyo."""
+
+    def drop(self):
+        return self._drop(1)
+
+    @property
+    def groups(self):
+        return {"lists": self.Lists}
+
+    @functools.cached_property
+    def service(self):
+        return functools.partial(self._drop, 3)
+
+    def fluent(self):
+        return self
+
+    def overriding(self):
+        return super()._drop(5)
+
+    dropping = functools.partialmethod(Base._drop, 6)
+
+    @acting_as("robot")
+    def decorated(self):
+        return self._drop(7)
+
+    async def asynchronous(self):
+        return self._drop(8)
+
+    def generator(self):
+        yield self._drop(9)
+
+    def __getitem__(self, number):
+        return self._drop(number)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return None
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *_):
+        self._drop(13)
+
+
+def entered(client):
+    with client as inside:
+        return inside._drop(11)
+
+
+async def entered_async(client):
+    async with client as inside:
+        return inside._drop(12)
+
+
+WAYS = {
+    "method": lambda client: client.drop(),
+    "property": lambda client: client.groups["lists"].delete_list("L2"),
+    "cached property": lambda client: client.service(),
+    "fluent": lambda client: client.fluent()._drop(4),
+    "super": lambda client: client.overriding(),
+    "partialmethod": lambda client: client.dropping(),
+    "decorated": lambda client: client.decorated(),
+    "async": lambda client: asyncio.run(client.asynchronous()),
+    "generator": lambda client: next(client.generator()),
+    "item": lambda client: client[10],
+    "with": entered,
+    "async with": lambda client: asyncio.run(entered_async(client)),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_a_subclass_does_in_its_own_methods_is_audited_and_guarded(fake, trail, way):
+    client = ShopKlaviyo(planted.API_KEY, test_host=fake.url)
+    with Auditor(journal=trail.folder) as auditor:
+        klaviyo = auditor.audit(client)
+        assert isinstance(klaviyo, ShopKlaviyo)
+        WAYS[way](klaviyo)
+    assert [entry["http"]["requests"] for entry in trail.outcomes()] == [1] * len(fake.requests)
+    assert len(trail.of("intent")) == len(fake.requests) > 0
+    if way != "property":
+        assert klaviyo.dropped == client.dropped, "its attributes are the client's"
+    sent = len(fake.requests)
+    again = ShopKlaviyo(planted.API_KEY, test_host=fake.url)
+    with Auditor(journal=trail.folder, guard="development") as auditor:
+        klaviyo = auditor.audit(again)
+        with pytest.raises(AccessDenied):
+            WAYS[way](klaviyo)
+    assert len(fake.requests) == sent
+    again.drop()  # the client itself is not audited
+    assert trail.outcomes()[-1]["result"] == "denied"
+
+
+def test_a_plain_client_has_no_more_than_it_had(klaviyo):
+    with pytest.raises((TypeError, AttributeError)):
+        klaviyo["x"]
+    with pytest.raises((TypeError, AttributeError)), klaviyo:
+        pass
+
+
+def test_a_subclass_with_slots_and_values(fake, auditor):
+    class Slotted(KlaviyoAPI):
+        __slots__ = ("note",)
+        limit = 3
+
+    client = Slotted(planted.API_KEY, test_host=fake.url)
+    client.note = "x"
+    klaviyo = auditor.audit(client)
+    assert (klaviyo.note, klaviyo.limit) == ("x", 3)
+    client.limit = 4
+    assert klaviyo.limit == 4
