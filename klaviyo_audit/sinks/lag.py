@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from klaviyo_audit.errors import JournalCorrupt
+from klaviyo_audit.journal.folder import JOURNAL_NAME
+from klaviyo_audit.journal.reader import open_journal
 from klaviyo_audit.sinks.backlog import Backlog
-from klaviyo_audit.sinks.bookmark import load_bookmark
+from klaviyo_audit.sinks.bookmark import Place, load_bookmark
 from klaviyo_audit.sinks.files import journal_files, live_number
 from klaviyo_audit.sinks.folder import SINKS_NAME
 from klaviyo_audit.sinks.receipts import delivered_marks, missing_bookmark
@@ -18,10 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from klaviyo_audit.sinks.bookmark import Bookmark, Place
+    from klaviyo_audit.sinks.bookmark import Bookmark
 
 _NOTHING: Final = 2**63 - 1
 _TRIES: Final = 3
+_TAIL_BYTES: Final = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +65,30 @@ def _lag_of(folder: Path, bookmark: Bookmark | None) -> Lag:
         backlog.close()
 
 
-def is_delivered_up_to(folder: Path, time: str) -> bool:
+def journal_end(directory: Path) -> Place | None:
+    """Where the last whole line of the journal's live file ends; None if it cannot be read."""
+    try:
+        with open_journal(directory / JOURNAL_NAME) as file:
+            facts = os.fstat(file.fileno())
+            start = max(0, facts.st_size - _TAIL_BYTES)
+            tail = os.pread(file.fileno(), _TAIL_BYTES, start)
+    except OSError:
+        return None
+    return Place(None, facts.st_dev, facts.st_ino, start + tail.rfind(b"\n") + 1)
+
+
+def is_delivered_up_to(folder: Path, time: str, end: Place | None) -> bool:
     """Whether every entry that was in the journal at a time was acknowledged.
 
     Args:
         folder: The sink's folder.
-        time: As entries have it. What is appended after it is stamped later.
+        time: As entries have it. What is appended after it is stamped later, unless the clock was
+            set back.
+        end: Where the journal ended then, as `journal_end` tells.
     """
     try:
         bookmark = load_bookmark(folder)
-        if bookmark is None:
+        if bookmark is None or not _is_past(folder.parent.parent, bookmark, end):
             return False
         backlog = _backlog(folder, bookmark)
     except (OSError, JournalCorrupt):
@@ -85,6 +103,19 @@ def is_delivered_up_to(folder: Path, time: str) -> bool:
     finally:
         backlog.close()
     return True
+
+
+def _is_past(directory: Path, bookmark: Bookmark, end: Place | None) -> bool:
+    """Whether a bookmark is after an end; also where nobody can tell any more."""
+    if end is None:
+        return True
+    for place in (*bookmark.waiting, bookmark.present):
+        if place and (place.device, place.inode) == (end.device, end.inode):
+            return place.offset >= end.offset
+    for file in journal_files(directory):
+        if file.identity == (end.device, end.inode):
+            return file.number is not None and file.number <= bookmark.done
+    return True  # compressed or removed meanwhile
 
 
 def _backlog(folder: Path, bookmark: Bookmark | None) -> Backlog:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from klaviyo_audit.sinks.attempts import reason_of
 from klaviyo_audit.sinks.condition import Condition
-from klaviyo_audit.sinks.lag import is_delivered_up_to
+from klaviyo_audit.sinks.lag import is_delivered_up_to, journal_end
 from klaviyo_audit.threads import can_run
 
 if TYPE_CHECKING:
@@ -118,6 +118,7 @@ class ShipperThread:
         Returns:
             Whether everything was delivered.
         """
+        end = journal_end(self.shipper.directory)
         while True:
             with self._changed:
                 if self._served >= request:
@@ -126,7 +127,7 @@ class ShipperThread:
                 if not self.is_running or state == "stopped" or monotonic() >= until:
                     return False
                 self._changed.wait(min(_POLL_SECONDS, max(0.0, until - monotonic())))
-            if state == "waiting" and is_delivered_up_to(self.shipper.folder, since):
+            if state == "waiting" and is_delivered_up_to(self.shipper.folder, since, end):
                 return True  # by another process
 
     def stop(self) -> None:

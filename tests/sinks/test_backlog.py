@@ -15,7 +15,7 @@ from klaviyo_audit.journal.format import encode
 from klaviyo_audit.journal.segments import rotated_files
 from klaviyo_audit.sinks import cursor
 from klaviyo_audit.sinks.bookmark import load_bookmark
-from klaviyo_audit.sinks.lag import is_delivered_up_to, lag_of, needed_from
+from klaviyo_audit.sinks.lag import is_delivered_up_to, journal_end, lag_of, needed_from
 from klaviyo_audit.sinks.shipper import Pace, Shipper
 from klaviyo_audit.sinks.status import sinks_status
 from tests.journal.sealing import append, entry, make_sealer, settle
@@ -409,11 +409,11 @@ def test_lag_and_what_retention_must_leave(trail, ship, recorded, told):
     assert needed_from(trail.folder) == first, "it may have lines after the bookmark"
     lag = lag_of(folder, load_bookmark(folder))
     assert lag.lines == 5
-    assert not is_delivered_up_to(folder, "2027")
+    assert not is_delivered_up_to(folder, "2027", journal_end(folder))
     assert ship(recorded)
     assert needed_from(trail.folder) > first
     assert lag_of(folder, load_bookmark(folder)).lines == 0
-    assert is_delivered_up_to(folder, "2027")
+    assert is_delivered_up_to(folder, "2027", journal_end(folder))
     (folder / "bookmark").write_bytes(b"garbage")
     assert needed_from(trail.folder) == 0
 

@@ -13,8 +13,10 @@ import pytest
 
 from klaviyo_audit import Auditor
 from klaviyo_audit.errors import ConfigurationError
+from klaviyo_audit.sinks import shipping
 from klaviyo_audit.sinks.base import Retry
 from klaviyo_audit.sinks.memory import InMemorySink
+from tests.journal.sealing import make_sealer, settle
 from tests.sinks.conftest import Recorded
 
 
@@ -98,6 +100,29 @@ def test_flush_says_when_it_was_not(trail):
         condition = auditor.sink_conditions["recorded"]
         assert (condition.delivered, condition.failures) == (0, 1)
         assert condition.waiting_since == trail.lines()[0]["timestamp"]
+
+
+@pytest.mark.parametrize("rotated", [False, True])
+def test_flush_is_not_deceived_by_a_clock_that_was_set_back(trail, shipper, monkeypatch, rotated):
+    """Another one ships; what waits for it is stamped later than the flush."""
+    slow = Recorded()
+    slow.raises = [None, *[Retry()] * 100]
+    other = shipper(slow)
+    with Auditor(journal=trail.folder, sinks=[Recorded()], ship="off", seal="off") as auditor:
+        auditor.record("before")
+    assert other.run_once(5)
+    with Auditor(journal=trail.folder, sinks=[Recorded()], seal="off") as auditor:
+        auditor.record("a")
+        monkeypatch.setattr(shipping.clock, "now", lambda: "2020-01-01T00:00:00.000000Z")
+        assert not auditor.flush(0.5)
+        if rotated:
+            sealer = make_sealer(trail.folder, rotate_bytes=1)
+            settle(sealer, 0.2)
+            sealer.close()
+        slow.raises = []
+        assert other.run_once(5)
+        assert auditor.flush(5)
+    assert "a" in slow.actions
 
 
 def test_old_entries_of_other_processes_are_delivered_too(trail, write):
