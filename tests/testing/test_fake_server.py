@@ -1,5 +1,6 @@
 """The HTTP server under FakeKlaviyo: what comes off the wire, and what is left after it."""
 
+import contextlib
 import gc
 import os
 import socket
@@ -56,8 +57,11 @@ def open_descriptors():
     listing = Path("/proc/self/fd")
     if not listing.is_dir():
         pytest.skip("needs /proc/self/fd")
-    # The listing's own descriptor is gone again when its number is looked at.
-    return {each.name for each in listing.iterdir() if each.exists()}
+    found = set()
+    for each in list(listing.iterdir()):
+        with contextlib.suppress(FileNotFoundError):  # the listing's own is gone again
+            found.add((each.name, os.readlink(each)))
+    return found
 
 
 def own_threads():
@@ -82,8 +86,9 @@ def test_nothing_is_left_after_close():
             assert len(own_threads() - threads) > 1
         idle.close()
         gc.collect()
-    assert own_threads() == threads
-    assert open_descriptors() == descriptors
+    # Some that others have left may have gone meanwhile.
+    assert own_threads() <= threads
+    assert open_descriptors() <= descriptors
 
 
 def test_close_ends_a_connection_that_is_kept_open():
@@ -127,7 +132,7 @@ def test_a_log_that_cannot_be_opened(tmp_path):
     before = own_threads()
     with pytest.raises(FileNotFoundError):
         FakeKlaviyo(requests_log=tmp_path / "missing" / "log").start()
-    assert own_threads() == before
+    assert own_threads() <= before
 
 
 def test_connection_is_kept_and_answers_in_order(fake):
