@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _CALL_API = ("openapi_client.api_client", "ApiClient", "call_api")
 _WITH_RETRY = ("klaviyo_api.custom_retry", "RetryWithExponentialBackoff", "with_retry")
 _REQUEST = ("openapi_client.rest", "RESTClientObject", "request")
-
+_PLACES = (_CALL_API, _WITH_RETRY, _REQUEST)
 
 _REQUEST_PARAMETERS = ("method", "url", "headers", "body", "post_params", "_request_timeout")
 
@@ -80,9 +80,9 @@ class _Instrumentation:
                 # wrapt cannot take an import hook back, so there is one for ever, which does
                 # nothing while the instrumentation is off.
                 self._hooked = True
-                for place in (_CALL_API, _WITH_RETRY, _REQUEST):
+                for place in _PLACES:
                     wrapt.register_post_import_hook(self._imported, place[0])
-            for place in (_CALL_API, _WITH_RETRY, _REQUEST):
+            for place in _PLACES:
                 module = sys.modules.get(place[0])
                 if module is not None:
                     self._imported(module)
