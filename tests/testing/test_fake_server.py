@@ -1,7 +1,5 @@
 """The HTTP server under FakeKlaviyo: what comes off the wire, and what is left after it."""
 
-import contextlib
-import gc
 import os
 import socket
 import subprocess
@@ -11,7 +9,6 @@ import warnings
 from pathlib import Path
 
 import pytest
-import urllib3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -53,17 +50,6 @@ def read_all(connection):
     return received
 
 
-def open_descriptors():
-    listing = Path("/proc/self/fd")
-    if not listing.is_dir():
-        pytest.skip("needs /proc/self/fd")
-    found = set()
-    for each in list(listing.iterdir()):
-        with contextlib.suppress(FileNotFoundError):  # the listing's own is gone again
-            found.add((each.name, os.readlink(each)))
-    return found
-
-
 def own_threads():
     return {each for each in threading.enumerate() if each.name.startswith("fake-klaviyo")}
 
@@ -73,22 +59,49 @@ def connections_of(fake):
     return [each for each in own_threads() if each.name == name]
 
 
-def test_nothing_is_left_after_close():
+# In a process of its own: what other tests have running opens and closes descriptors of theirs meanwhile.
+COMES_AND_GOES = """
+import contextlib, gc, os, pathlib, socket, sys, threading, urllib3, warnings
+from klaviyo_audit.testing import FakeKlaviyo
+
+def left():
     gc.collect()
-    threads, descriptors = own_threads(), open_descriptors()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        with FakeKlaviyo() as fake:
-            idle = connect(fake)
-            with urllib3.PoolManager(num_pools=4, maxsize=4) as pool:
-                for _ in range(3):
-                    pool.request("GET", fake.url + "/api/accounts")
-            assert len(own_threads() - threads) > 1
-        idle.close()
-        gc.collect()
-    # Some that others have left may have gone meanwhile.
-    assert own_threads() <= threads
-    assert open_descriptors() <= descriptors
+    found = set()
+    for each in list(pathlib.Path("/proc/self/fd").iterdir()):
+        with contextlib.suppress(FileNotFoundError):  # the listing's own is gone again
+            found.add((each.name, os.readlink(each)))
+    return found | {each.name for each in threading.enumerate()}
+
+def use(leave):
+    with FakeKlaviyo() as fake:
+        idle = socket.create_connection(("127.0.0.1", int(fake.url.rsplit(":", 1)[1])), timeout=30)
+        with urllib3.PoolManager(num_pools=4, maxsize=4) as pool:
+            for _ in range(3):
+                pool.request("GET", fake.url + "/api/accounts")
+        assert sum(each.name.startswith("fake-klaviyo") for each in threading.enumerate()) > 1
+    leave(idle)
+
+warnings.simplefilter("error")
+use(socket.socket.close)  # what is made once and kept
+before, kept = left(), []
+use(kept.append if "keep" in sys.argv else socket.socket.close)
+print(*left() ^ before)
+for each in kept:
+    each.close()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc/self/fd")
+def test_nothing_is_left_after_close():
+    assert run_and_tell_what_is_left() == ""
+    assert "socket:" in run_and_tell_what_is_left("keep")
+
+
+def run_and_tell_what_is_left(*arguments):
+    command = [sys.executable, "-c", COMES_AND_GOES, *arguments]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (run.returncode, run.stderr) == (0, "")
+    return run.stdout.strip()
 
 
 def test_close_ends_a_connection_that_is_kept_open():
