@@ -28,7 +28,7 @@ from klaviyo_audit.settings import (
     load,
     reference_table,
 )
-from klaviyo_audit.settings_sources import PATHS
+from klaviyo_audit.settings.sources import PATHS
 from klaviyo_audit.sinks.filters import Filter
 
 PAGE = Path(__file__).parent.parent / "docs" / "settings.md"

@@ -106,7 +106,7 @@ def _check_sink(old: str) -> None:
 def _seconds(option: str, text: str) -> float:
     from pydantic import TypeAdapter, ValidationError
 
-    from klaviyo_audit.settings_types import Duration
+    from klaviyo_audit.settings.values import Duration
 
     try:
         return float(TypeAdapter(Duration).validate_python(text))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, Field
 
 # pydantic resolves the annotations when the class is made.
-from klaviyo_audit.settings_types import Properties, Topic  # noqa: TC001
+from klaviyo_audit.settings.values import Properties, Topic  # noqa: TC001
 
 
 class KafkaSinkSettings(BaseModel):

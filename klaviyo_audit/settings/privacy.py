@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from klaviyo_audit.settings_types import (  # noqa: TC001  (pydantic reads the annotations)
+from klaviyo_audit.settings.values import (  # noqa: TC001  (pydantic reads the annotations)
     FileOrNone,
     Flag,
     Region,

@@ -7,8 +7,8 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from klaviyo_audit.errors import ConfigurationError
-from klaviyo_audit.settings_sources import ENV_PREFIX, Given, printable, variable
-from klaviyo_audit.settings_types import allowed, choices, is_secret
+from klaviyo_audit.settings.sources import ENV_PREFIX, Given, printable, variable
+from klaviyo_audit.settings.values import allowed, choices, is_secret
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,7 +8,7 @@ import orjson
 from pydantic import BaseModel, BeforeValidator, ByteSize, Field
 
 from klaviyo_audit.entry import Phase, Result, Risk
-from klaviyo_audit.settings_types import SINK_NAME, Count, Duration, Size, Words
+from klaviyo_audit.settings.values import SINK_NAME, Count, Duration, Size, Words
 from klaviyo_audit.sinks.filters import Filter
 
 _CHOICES = {"results": Result, "risks": Risk, "phases": Phase}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, Field
 
 # pydantic resolves the annotations when the class is made.
-from klaviyo_audit.settings_types import MetricName, Percent, Secret, Text, WebHost  # noqa: TC001
+from klaviyo_audit.settings.values import MetricName, Percent, Secret, Text, WebHost  # noqa: TC001
 
 
 class KlaviyoSinkSettings(BaseModel):

@@ -1,27 +1,15 @@
-"""The settings of one process: the typed model that code, environment or a TOML file fill.
-
-Importing this module costs tens of milliseconds (pydantic-settings); import it when first used.
-"""
+"""The one typed model of all settings, and where its values come from."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import socket
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import (
-    BaseModel,
-    ByteSize,
-    Field,
-    PrivateAttr,
-    SecretStr,
-    ValidationError,
-    model_validator,
-)
+from pydantic import ByteSize, PrivateAttr, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -30,148 +18,29 @@ from pydantic_settings import (
 )
 
 from klaviyo_audit.errors import ConfigurationError
-from klaviyo_audit.settings_guard import GuardSettings
-from klaviyo_audit.settings_kafka import KafkaSinkSettings
-from klaviyo_audit.settings_keys import KeySettings
-from klaviyo_audit.settings_klaviyo import KlaviyoSinkSettings
-from klaviyo_audit.settings_messages import refusal
-from klaviyo_audit.settings_privacy import PrivacySettings
-from klaviyo_audit.settings_shipping import ShippingSettings
-from klaviyo_audit.settings_sources import (
-    ENV_PREFIX,
-    FILE_NAME,
-    OTHER_VARIABLES,
-    PROJECT_FILE_NAME,
-    Given,
-    from_environment,
-    from_file,
-    variable,
-)
-from klaviyo_audit.settings_telemetry import TelemetrySettings
-from klaviyo_audit.settings_types import (
-    Count,
-    DaysOrNone,
-    Duration,
-    Folder,
-    Origin,
-    Secret,
-    Sinks,
-    Size,
-    SizeOrNone,
-    SizeOrOff,
-    Text,
-    allowed,
-    duration_text,
-    size_text,
-)
+from klaviyo_audit.settings.guard import GuardSettings
+from klaviyo_audit.settings.journal import JournalSettings
+from klaviyo_audit.settings.kafka import KafkaSinkSettings
+from klaviyo_audit.settings.keys import KeySettings
+from klaviyo_audit.settings.klaviyo import KlaviyoSinkSettings
+from klaviyo_audit.settings.messages import refusal
+from klaviyo_audit.settings.privacy import PrivacySettings
+from klaviyo_audit.settings.shipping import ShippingSettings
+from klaviyo_audit.settings.sources import Given, from_environment, from_file
+from klaviyo_audit.settings.telemetry import TelemetrySettings
+from klaviyo_audit.settings.values import size_text
 from klaviyo_audit.sinks.filters import Filter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pydantic.fields import FieldInfo
     from pydantic.functional_validators import ModelWrapValidatorHandler
-
-__all__ = [
-    "ENV_PREFIX",
-    "FILE_NAME",
-    "MASK",
-    "OTHER_VARIABLES",
-    "PROJECT_FILE_NAME",
-    "Settings",
-    "load",
-    "reference_table",
-]
 
 MASK = "**********"
 """Stands for a secret in `Settings.describe`."""
 
 _CODE = "code"
 _DEFAULT = "default"
-
-
-def _host_name() -> str | None:
-    name = socket.gethostname().strip()
-    return name if name and name.isprintable() else None
-
-
-class _JournalSettings(BaseModel):
-    """The part of the settings that is about recording."""
-
-    dir: Folder = Field(
-        Path("klaviyo-audit"),
-        description="Folder of the journal; a relative path starts at the current folder, or at "
-        "the folder of the settings file it is in.",
-    )
-    sinks: Sinks = Field((), description="Where entries are delivered to, beside the journal.")
-    durability: Literal["flush", "fsync", "async"] = Field(
-        "flush",
-        description="What a record survives: `flush` a killed process, `fsync` also power loss, "
-        "`async` neither, with no input or output on the caller's thread.",
-    )
-    on_failure: Literal["continue", "block"] = Field(
-        "continue",
-        description="What happens to a call that cannot be recorded: `continue` lets it go on "
-        "and counts the loss, `block` raises `AuditUnavailable` before anything is sent.",
-    )
-    intents: Literal["writes", "all", "none"] = Field(
-        "writes", description="Which calls leave a line before they are sent."
-    )
-    user_id: Text = Field(
-        None, description="Who acts where no `acting_as` says so; not set: service and OS user."
-    )
-    environment: Text = Field(
-        None, description="Deployment the program runs in, for example `production`."
-    )
-    service: Text = Field(
-        None, description="Name of the program; not set: the file name it was started as."
-    )
-    host: Text = Field(default_factory=_host_name, description="Name of the machine in each entry.")
-    signing_key: Secret = Field(None, description="Private Ed25519 key that signs the checkpoints.")
-    public_key: Text = Field(
-        None, description="Verifier key that checkpoints must be signed with; pins the signer."
-    )
-    origin: Origin = Field(
-        None,
-        description="Name of this log in its checkpoints (the origin of C2SP tlog-checkpoint).",
-    )
-    seal: Literal["background", "external", "off"] = Field(
-        "background",
-        description="Who seals the journal with signed checkpoints, rotates it and removes old "
-        "files: a thread of the program (`background`), `klaviyo-audit seal --follow` beside it "
-        "(`external`), or nobody (`off`).",
-    )
-    seal_interval: Duration = Field(
-        1.0, description="Longest time between a line and the checkpoint that covers it."
-    )
-    seal_lines: Count = Field(
-        10_000, description="Number of new lines after which a checkpoint is made earlier."
-    )
-    rotate_bytes: Size = Field(
-        ByteSize(128 * 2**20), description="Size at which the journal file is rotated."
-    )
-    rotate_age: Duration = Field(86400.0, description="Age at which the journal file is rotated.")
-    compress: Literal["zstd", "gzip", "none"] = Field(
-        "zstd", description="How rotated files are compressed."
-    )
-    retain_days: DaysOrNone = Field(
-        None, description="Age at which rotated files are removed, in days; not set: never."
-    )
-    retain_bytes: SizeOrNone = Field(
-        None, description="Total size above which the oldest files are removed; not set: never."
-    )
-    low_space_warn: SizeOrOff = Field(
-        ByteSize(512 * 2**20), description="Free space below which a warning is given."
-    )
-    low_space_stop: SizeOrOff = Field(
-        ByteSize(64 * 2**20),
-        description="Free space below which calls go on unrecorded or are blocked, as "
-        "`on_failure` says; at most `low_space_warn`.",
-    )
-    reserve_bytes: SizeOrOff = Field(
-        ByteSize(64 * 2**10),
-        description="Space held back so that the last lines still fit on a full disk.",
-    )
 
 
 class Settings(
@@ -182,7 +51,7 @@ class Settings(
     KafkaSinkSettings,
     KlaviyoSinkSettings,
     ShippingSettings,
-    _JournalSettings,
+    JournalSettings,
     BaseSettings,
 ):
     """The settings in force. Frozen; made by `load`.
@@ -292,20 +161,6 @@ def load(**code: Any) -> Settings:
     )
 
 
-def reference_table() -> str:
-    """All settings as the Markdown table of docs/settings.md."""
-    rows = [
-        "| setting | environment variable | default | allowed | meaning |",
-        "|---|---|---|---|---|",
-    ]
-    rows += [
-        f"| `{name}` | `{variable(name)}` | {_default_words(spec)} | "
-        f"{allowed(spec)} | {spec.description} |"
-        for name, spec in Settings.model_fields.items()
-    ]
-    return "\n".join(rows) + "\n"
-
-
 def _check_watermarks(settings: Settings) -> None:
     warn, stop = settings.low_space_warn, settings.low_space_stop
     if not warn or stop <= warn:
@@ -316,21 +171,6 @@ def _check_watermarks(settings: Settings) -> None:
         f"low_space_warn: {size_text(warn)} (from {source['low_space_warn']}); allowed: at most "
         "low_space_warn, unless that is 0 (off)"
     )
-
-
-def _default_words(spec: FieldInfo) -> str:
-    if spec.default_factory is _host_name:
-        return "the machine's name"
-    default = None if spec.default_factory else spec.default
-    if default is None or default == ():
-        return "not set"
-    if isinstance(default, ByteSize):
-        return f"`{size_text(default)}`"
-    if isinstance(default, bool):
-        return f"`{str(default).lower()}`"
-    if isinstance(default, float):
-        return f"`{duration_text(default)}`"
-    return f"`{default}`"
 
 
 def _plain(value: Any) -> Any:

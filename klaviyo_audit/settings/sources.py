@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from klaviyo_audit.errors import ConfigurationError
-from klaviyo_audit.settings_types import is_secret
+from klaviyo_audit.settings.values import is_secret
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

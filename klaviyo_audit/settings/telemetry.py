@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 # pydantic resolves the annotations when the class is made.
-from klaviyo_audit.settings_types import Text  # noqa: TC001
+from klaviyo_audit.settings.values import Text  # noqa: TC001
 
 
 class TelemetrySettings(BaseModel):
