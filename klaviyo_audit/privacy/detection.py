@@ -36,17 +36,22 @@ _AT: Final = re.compile(
     r"|\\\\{0,7}+(?:u0040|U00000040|x40|u[Ff]{2}20|100)|&(?:#0{0,5}64|#[xX]0{0,5}40|commat);?"
 )
 # Where an address ends on its left and right, whatever way the text around it is written.
-_DELIMITERS: Final = '"<>()[],;:{}|` \t\r\n\f\v\0\u00a0\u2028\u2029\u3000'
+_DELIMITERS: Final = '"<>()[],:{}|` \t\r\n\f\v\0\u00a0\u2028\u2029\u3000'
 _RIGHT: Final = re.compile(r"\[[0-9A-Za-z:.]{2,64}\]|[^\s\"<>()\[\],;:{}|`\0]{0,640}+")
 _SPACE: Final = re.compile(r"\s")
 _ESCAPE: Final = re.compile(r"\\{1,8}(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|([nrtbf/\"'\\]))")
 _LOCAL_PART: Final = r"[^\s@\"<>()\[\],;:{}|`\\=&?/#\x00-\x1f]"
 _ADDRESS: Final = re.compile(
     rf"(?:\"[^\"\r\n@]{{1,62}}+\"|(?<!{_LOCAL_PART}){_LOCAL_PART}{{1,64}}+)"
-    r"@[\w-]{1,63}+(?:\.[\w-]{1,63}+){0,10}+(?![\w%@-]|\.\w)"
+    r"@[\w-]{1,63}+(?:[.\u3002][\w-]{1,63}+){0,10}+(?![\w%@-]|[.\u3002]\w)"
 )
-_AROUND: Final = "'.!?*_~-\\"
+_AROUND: Final = "'.!?*_~-\\\u3002\uff61"
+# A semicolon delimits, unless it is the end of a character as HTML writes it.
+_SEMICOLON: Final = re.compile(r"(?:&#([xX][0-9A-Fa-f]{2,6}|[0-9]{2,7}))?;")
+_LAST_SEMICOLON: Final = re.compile(_SEMICOLON.pattern + r"\Z")
+_ENTITY_LENGTH: Final = 9
 _QUOTED_LOCAL: Final = 66
+_ASCII: Final = 128
 
 _BETWEEN: Final = r" \u00a0().\-/\u2010-\u2015"
 _ENCODED_BETWEEN: Final = rf"(?:[{_BETWEEN}\t\r\n_~*\[\]]|%(?:20|2[89DdEe]|2[Ff])|\+(?=[\d(]))"
@@ -141,8 +146,7 @@ def _emails(text: str) -> Iterator[Finding]:
         if at.start() < end:
             continue
         start = _left(text, at.start(), end)
-        match = _RIGHT.match(text, at.end())
-        stop = at.end() if match is None else match.end()
+        stop = _right(text, at.end())
         while stop > at.end() and text[stop - 1] in _AROUND:
             stop -= 1
         if start == at.start() or stop == at.end():
@@ -161,12 +165,41 @@ def _left(text: str, at: int, floor: int) -> int:
         if opening >= 0:
             return opening
     start = max(floor - 1, *[text.rfind(one, floor, at) for one in _DELIMITERS]) + 1
+    if text.find("&#", start, at) < 0:
+        start = max(start, text.rfind(";", start, at) + 1)
+    else:
+        for semicolon in _SEMICOLON.finditer(text, start, at):
+            if _delimits(semicolon):
+                start = semicolon.end()
     if not text.isascii():
         for space in _SPACE.finditer(text, start, at):
             start = space.end()
     while start < at and text[start] in "'*~!":
         start += 1
     return start
+
+
+def _right(text: str, at: int) -> int:
+    """Where the token that begins behind an at sign ends."""
+    last = at + _REACH
+    match = _RIGHT.match(text, at)
+    while match is not None:
+        end = match.end()
+        if end > last or text[end : end + 1] != ";":
+            return end
+        semicolon = _LAST_SEMICOLON.search(text, max(at, end - _ENTITY_LENGTH), end + 1)
+        if semicolon is None or _delimits(semicolon):
+            return end
+        match = _RIGHT.match(text, end + 1)
+    return at
+
+
+def _delimits(semicolon: re.Match[str]) -> bool:
+    entity = semicolon[1]
+    if entity is None:
+        return True
+    number = int(entity[1:], 16) if entity[0] in "xX" else int(entity)
+    return number < _ASCII and (chr(number) in _DELIMITERS or chr(number) in ";'")
 
 
 def _addresses(text: str, start: int, end: int) -> tuple[int, tuple[str, ...]]:
@@ -177,7 +210,10 @@ def _addresses(text: str, start: int, end: int) -> tuple[int, tuple[str, ...]]:
         decoded = unicodedata.normalize("NFKC", identifiers.INVISIBLE.sub("", decoded))
     found = list(_ADDRESS.finditer(decoded))
     values = tuple(
-        value for one in found if (value := identifiers.email(one[0].strip("'.!?*~"))) is not None
+        value
+        for one in found
+        for spelling in _readings(one[0].strip("'.!?*~"))
+        if (value := identifiers.email(spelling)) is not None
     )
     if decoded == raw and len(found) == 1:
         # email=dana@example.com: the name before the sign may stay.
@@ -185,6 +221,12 @@ def _addresses(text: str, start: int, end: int) -> tuple[int, tuple[str, ...]]:
         if before.endswith("=") and before[:-1].replace("_", "").isalnum() and before.isascii():
             start += found[0].start()
     return start, values
+
+
+def _readings(address: str) -> tuple[str, ...]:
+    """What an address may be: after a domain with dots, an ideographic stop may end a sentence."""
+    before, stop, _ = address.partition(identifiers.STOP)
+    return (before, address) if stop and "." in before.rpartition("@")[2] else (address,)
 
 
 def decode(text: str) -> str:

@@ -6,6 +6,7 @@ import re
 import unicodedata
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from klaviyo_audit.errors import ConfigurationError
 
@@ -19,13 +20,25 @@ _E164 = re.compile(r"\+[1-9][0-9]{6,14}\Z")  # ITU-T E.164, section 6: at most 1
 _INTERNATIONAL_PREFIX = "00"
 _NOT_DIGITS = re.compile(r"\D+")
 _SPACES = re.compile(r"\s+")
-INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
-"""Soft hyphens, zero-width spaces, marks of direction, which are not part of an identifier; joiners
-belong to the letters around them."""
+INVISIBLE = re.compile(
+    "[\u00ad\u034f\u061c\u180b-\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064"
+    "\u2066-\u206f\ufe00-\ufe0f\ufeff\U000e0000-\U000e007f]"
+    "|(?<![^\0-\x7f])[\u200c\u200d]+|[\u200c\u200d]+(?![^\0-\x7f])"
+)
+"""Soft hyphens, zero-width spaces, marks of direction, selectors of variants: no part of an
+identifier. Joiners belong to the letters around them, but ASCII has none that join."""
+STOP = "\u3002"
+"""Stands for a dot in a domain, too (RFC 3490, 3.1); NFKC turns its two likes into it or a dot."""
 # What is left of the address formats once the delimiters around them are gone.
 _LOCAL = re.compile(r"[^\s@\"<>()\[\],;:\\\x00-\x1f\x7f]{1,64}\Z|\"[^\"\r\n]{1,62}\"\Z")
 # What nearly all addresses look like; it only saves time.
 _COMMON = re.compile(r"[a-z0-9._+'-]{1,64}@(?:[a-z0-9]{1,63}\.){1,4}[a-z0-9]{2,63}\Z")
+# RFC 5322, section 3.2.4: quotes that are not needed say nothing, nor does a backslash in them.
+_QUOTED_PAIR = re.compile(r"\\(.)")
+_DOT_ATOM = re.compile(
+    r"[^\s@\"<>()\[\],;:\\.\x00-\x1f\x7f]+(?:\.[^\s@\"<>()\[\],;:\\.\x00-\x1f\x7f]+)*\Z"
+)
+_MAILTO = "mailto:"
 _LABEL = re.compile(r"[^\W_](?:[\w-]{0,61}[^\W_])?\Z")
 
 
@@ -71,7 +84,8 @@ def normalise(kind: Kind, value: str, region: str | None = None) -> str | None:
 def email(value: str) -> str | None:
     """An address in lower case, NFKC, its domain as ASCII (IDNA 2008 with UTS 46 mapping).
 
-    Dots and ``+tags`` in the local part stay: only the receiving host knows what they mean.
+    Dots and ``+tags`` in the local part stay: only the receiving host knows what they mean. Quotes
+    around it go where it needs none, and so does ``mailto:`` before it.
     """
     if _COMMON.match(value) is not None:
         return value
@@ -81,9 +95,14 @@ def email(value: str) -> str | None:
     if _COMMON.match(text) is not None:
         return text
     if not text.isascii():
-        text = unicodedata.normalize("NFKC", INVISIBLE.sub("", value).strip())
-    local, _, domain = text.lower().rpartition("@")
-    domain = domain.removesuffix(".")
+        text = unicodedata.normalize("NFKC", INVISIBLE.sub("", value).strip()).lower()
+    if text.startswith(_MAILTO):
+        # RFC 6068: percent-encoded, and there may be more than the address.
+        return email(unquote(text.removeprefix(_MAILTO).partition("?")[0]))
+    local, _, domain = text.rpartition("@")
+    domain = domain.replace(STOP, ".").removesuffix(".")
+    if local.startswith('"'):
+        local = _unquoted(local)
     if not local or _LOCAL.match(local) is None:
         return None
     if not domain.isascii():
@@ -96,6 +115,12 @@ def email(value: str) -> str | None:
     if len(domain) > 253 or not all(_LABEL.match(label) for label in labels):  # noqa: PLR2004  (RFC 1035)
         return None
     return f"{local}@{domain}"
+
+
+def _unquoted(local: str) -> str:
+    """A local part without quotes, if it means the same without."""
+    content = _QUOTED_PAIR.sub(r"\1", local[1:].removesuffix('"'))
+    return content if local.endswith('"') and _DOT_ATOM.match(content) is not None else local
 
 
 def _ascii_domain(domain: str) -> str:

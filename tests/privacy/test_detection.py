@@ -46,6 +46,17 @@ def values(text, region=None):
         ADDRESS.replace("@", "\uff20"),
         ADDRESS.replace("@", "\ufe6b"),
         "".join(chr(ord(one) + 0xFEE0) for one in ADDRESS),
+        ADDRESS.replace("example.", "example\u3002"),
+        ADDRESS.replace("example.", "example\uff0e"),
+        ADDRESS.replace("example.", "example\uff61"),
+        f"{ADDRESS.replace('example.', 'example%E3%80%82')}\u3002",
+        ADDRESS.replace("example.", "example\\u3002"),
+        ADDRESS.replace("example.", "example&#12290;"),
+        f"&lt;{ADDRESS.replace('example.', 'example&#x2e;').replace('a', '&#97;')}&gt;",
+        f"&#34;{ADDRESS.replace('example', 'e&#120;ample')}&#34;",
+        ADDRESS.replace("example", "exa\u200dmple"),
+        ADDRESS.replace("dana", "\ufe0fda\u061c\u034f\u200cna"),
+        f'"dana.miller+x"@{ADDRESS.partition("@")[2]}',
         f"1 validation error\nemail\n  Input [type=x, input_value='{ADDRESS}', input_type=str]",
     ],
 )
@@ -60,6 +71,15 @@ def test_the_hard_ones():
     assert values("a@x.com,b@y.com;c@z.com") == ["a@x.com", "b@y.com", "c@z.com"]
     assert values("a%40x.com%2Cb%40y.com") == ["a@x.com", "b@y.com"]
     assert values("dana+1500555000666@example.com") == ["dana+1500555000666@example.com"]
+
+
+def test_an_ideographic_stop_is_a_dot_or_the_end_of_a_sentence():
+    assert values("dana@例え。テスト") == ["dana@xn--r8jz45g.xn--zckzah"]
+    assert values("联系dana@mail。example。com。") == ["联系dana@mail.example.com"]
+    # Nobody can tell, so a search for either person finds the entry.
+    assert values("dana@example.com。谢谢") == ["dana@example.com", "dana@example.com.xn--lg3aa"]
+    (found,) = detection.find("dana@mail.example。com")
+    assert found.values == ("dana@mail.example", "dana@mail.example.com")
 
 
 def test_what_is_no_address_is_masked_where_it_may_be_one():

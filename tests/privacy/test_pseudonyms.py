@@ -42,11 +42,7 @@ def vectors():
 
 @pytest.mark.parametrize(("kind", "written", "normal", "pseudonym"), vectors())
 def test_golden_vectors_of_the_page(kind, written, normal, pseudonym):
-    written = (
-        written.encode().decode("unicode_escape").encode("latin-1").decode()
-        if "\\" in written
-        else written
-    )
+    written = written.encode("ascii", "backslashreplace").decode("unicode_escape")
     assert normalise(Kind(kind), written) == normal
     assert made().of(Kind(kind), written) == pseudonym
     # And by nothing but the standard library, as the page says.
@@ -115,6 +111,49 @@ def test_spellings_of_an_address_are_one(address):
 )  # fmt: skip
 def test_what_is_no_address_has_no_pseudonym(value):
     assert made().of(Kind.EMAIL, value) is None
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "dana@example\u3002com", "dana@example\uff0ecom", "dana@example\uff61com",
+        "dana@example.com.", "dana@example\u3002com\u3002", "\uff24ana\uff20EXAMPLE\uff0eCOM",
+        "da\u200bna@example.com", "dana@exa\u200dmple.com", "da\u200cna@example.com",
+        "dana\ufe0f@example.com", "da\u061cna@ex\u034fample.com", "\ufeffdana@example.com\u200d",
+        '"dana"@example.com', '"d\\ana"@example.com', "mailto:dana@example.com",
+        "MAILTO:Dana%40Example.com?subject=dana+x@example.com", " dana@example.com\n",
+    ],
+)  # fmt: skip
+def test_equal_spellings_of_an_address(spelling):
+    assert email(spelling) == "dana@example.com"
+    assert made().all_of(Kind.EMAIL, spelling) == [made().of(Kind.EMAIL, "dana@example.com")]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("dana@bücher.de", "dana@xn--bcher-kva.de"),
+        ("dana@bu\u0308cher.de", "dana@XN--BCHER-KVA.DE."),
+        ("dana@straße.de", "dana@xn--strae-oqa.de"),
+        ("dana@例え。テスト", "dana@xn--r8jz45g.xn--zckzah"),
+        ("dana@\u0645\u062b\u0627\u0644\u200c\u0647\u0627.com", "dana@xn--mgbak5hcp2927b.com"),
+    ],
+)
+def test_a_domain_in_unicode_and_in_ascii(one, other):
+    assert email(one) == email(other) is not None
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "dana+news@example.com", "d.ana@example.com", '"da na"@example.com', '".dana"@example.com',
+        "dana@mail.example.com", "dana@ex\u0430mple.com", "dana@straße.de", "dana@strasse.de",
+        "dàna@example.com", "dana-@example.com",
+    ],
+)  # fmt: skip
+def test_other_persons(other):
+    assert email(other) not in (None, "dana@example.com")
+    assert (email(other) == email("dana@strasse.de")) is (other == "dana@strasse.de")
 
 
 def test_numbers():
