@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
 from klaviyo_audit.errors import ConfigurationError
+from klaviyo_audit.privacy import secrets
 from klaviyo_audit.settings import (
     ENV_PREFIX,
     MASK,
@@ -29,10 +30,14 @@ from klaviyo_audit.settings import (
     reference_table,
 )
 from klaviyo_audit.settings.sources import PATHS
+from klaviyo_audit.settings.values import is_secret
 from klaviyo_audit.sinks.filters import Filter
+from tests.planted import API_KEY, SITE_KEY
 
 PAGE = Path(__file__).parent.parent / "docs" / "settings.md"
 NAMES = tuple(Settings.model_fields)
+WEB_TOKEN = "eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiJkYW5hIn0.c2lnbmF0dXJl"
+USED = "swordfish-and-chips"
 SECRETS = ("pseudonym_key", "subject_master_key", "signing_key")
 
 FILE, ENV, CODE = 0, 1, 2
@@ -455,6 +460,52 @@ def test_message_lists_every_wrong_setting(monkeypatch):
         "secret of 16 or more characters\n"
         "  user is not a setting (from code); did you mean user_id?"
     )
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if not is_secret(Settings.model_fields[name])]
+)
+@pytest.mark.parametrize(
+    "value",
+    [
+        API_KEY, f"a/{SITE_KEY.upper()}/b", f"log.example/{API_KEY}", WEB_TOKEN, USED,
+        f"PRIVATE+KEY+log+1234abcd+{'A' * 44}", "-----BEGIN EC PRIVATE KEY-----",
+    ],
+    ids=["key", "in a path", "in a name", "web token", "used", "signing key", "pem"],
+)  # fmt: skip
+def test_a_credential_is_refused_where_none_belongs(folder, monkeypatch, name, value):
+    monkeypatch.setattr(secrets, "CREDENTIALS", secrets.Credentials())
+    secrets.CREDENTIALS.add(USED)
+    monkeypatch.setenv(f"{ENV_PREFIX}{name.upper()}", value)
+    told = refusal()
+    assert told.startswith(
+        f"{name}: the value (not shown: it has a credential in it) is not allowed "
+    )
+    assert f"(from environment variable {ENV_PREFIX}{name.upper()}); allowed: " in told
+    assert value not in told
+    monkeypatch.delenv(f"{ENV_PREFIX}{name.upper()}")
+    (folder / "klaviyo-audit.toml").write_text(f"{name} = {json.dumps(value)}\n")
+    assert value not in refusal()
+    (folder / "klaviyo-audit.toml").unlink()
+    assert not list(folder.rglob("*pk_*"))
+
+
+def test_a_credential_is_refused_within_a_list_and_with_what_else_is_wrong():
+    told = refusal(
+        sinks=["console", API_KEY], sink_filters={"a": {"actions": [SITE_KEY]}}, intents="x"
+    )
+    assert told.count("it has a credential in it") == 2
+    assert told.startswith("3 settings are wrong:\n")
+    assert "intents: 'x' is not allowed" in told
+
+
+def test_names_that_only_speak_of_keys_are_allowed(folder):
+    given = {
+        "dir": "/srv/token=x/pk_shop/keys",
+        "service": "pk_loyalty",
+        "environment": "secret: prod",
+    }
+    assert {name: str(getattr(load(**given), name)) for name in given} == given
 
 
 @pytest.mark.parametrize("name", ["_env_file", "_cli_parse_args", "_build_sources", "self"])

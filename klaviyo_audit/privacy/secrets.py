@@ -29,6 +29,8 @@ _SCHEME: Final = re.compile(
 )
 _WEB_TOKEN: Final = re.compile(r"eyJ[A-Za-z0-9_-]{8,}+(?:\.[A-Za-z0-9_-]*+){0,4}+", re.ASCII)
 
+_PEM: Final = re.compile(r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----")
+
 _TELLING_WORDS: Final = (
     r"secret|passw|passphrase|pwd|token|api[_-]?key|apikey|authori[sz]ation|credential|cookie"
     r"|private[_-]?key|signing[_-]?key|session[_-]?id"
@@ -109,6 +111,20 @@ CREDENTIALS = Credentials()
 def is_telling(name: str) -> bool:
     """Whether a member's name says that its value is a secret."""
     return _TELLING_NAME.search(name) is not None
+
+
+def is_credential(text: str) -> bool:
+    """Whether a text holds what can only be a credential, by its format or since it is used as one.
+
+    Telling names do not count: a folder may be called ``token``.
+    """
+    return (
+        CREDENTIALS.found_in(text)
+        or "PRIVATE+KEY+" in text  # a signing key (golang.org/x/mod/sumdb/note)
+        or _PEM.search(text) is not None
+        or _WEB_TOKEN.search(text) is not None
+        or _KEY.search(text.lower()) is not None
+    )
 
 
 def find(text: str, credentials: Credentials = CREDENTIALS) -> list[tuple[int, int]]:

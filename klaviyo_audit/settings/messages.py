@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Mapping
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from klaviyo_audit.errors import ConfigurationError
@@ -11,8 +13,6 @@ from klaviyo_audit.settings.sources import ENV_PREFIX, Given, printable, variabl
 from klaviyo_audit.settings.values import allowed, choices, is_secret
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from pydantic.fields import FieldInfo
 
 # A key that was put into the wrong setting must not be repeated in the message about it.
@@ -33,13 +33,34 @@ def refusal(refused: Mapping[str, Given], specs: Mapping[str, FieldInfo]) -> Con
     return ConfigurationError(f"{len(problems)} settings are wrong:{lines}")
 
 
+def is_misplaced(value: Any, spec: FieldInfo) -> bool:
+    """Whether a credential was given where none belongs: it would name a folder, or a log."""
+    from klaviyo_audit.privacy.secrets import is_credential
+
+    if is_secret(spec):
+        return False
+    if isinstance(value, (Mapping, list, tuple, set, frozenset)):
+        members = [*value, *value.values()] if isinstance(value, Mapping) else value
+        return any(is_misplaced(member, spec) for member in members)
+    return isinstance(value, (str, PurePath)) and is_credential(str(value))
+
+
 def _wrong(name: str, given: Given, spec: FieldInfo) -> str:
+    if is_misplaced(given.value, spec):
+        return (
+            f"{name}: the value (not shown: it has a credential in it) is not allowed (from "
+            f"{given.source}); allowed: {_words(spec)}. A key belongs into no setting but that of "
+            "keys; exchange one that was put into a file or a log this way"
+        )
     shown = "the value (a secret, not shown)" if is_secret(spec) else _shown(given.value)
     text = given.value.lower() if isinstance(given.value, str) else ""
     near = difflib.get_close_matches(text, choices(spec), n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
-    words = allowed(spec).replace("`", "")
-    return f"{name}: {shown} is not allowed (from {given.source}); allowed: {words}{hint}"
+    return f"{name}: {shown} is not allowed (from {given.source}); allowed: {_words(spec)}{hint}"
+
+
+def _words(spec: FieldInfo) -> str:
+    return allowed(spec).replace("`", "")
 
 
 def _unknown(name: str, source: str, specs: Mapping[str, FieldInfo]) -> str:

@@ -23,7 +23,7 @@ from klaviyo_audit.settings.journal import JournalSettings
 from klaviyo_audit.settings.kafka import KafkaSinkSettings
 from klaviyo_audit.settings.keys import KeySettings
 from klaviyo_audit.settings.klaviyo import KlaviyoSinkSettings
-from klaviyo_audit.settings.messages import refusal
+from klaviyo_audit.settings.messages import is_misplaced, refusal
 from klaviyo_audit.settings.privacy import PrivacySettings
 from klaviyo_audit.settings.shipping import ShippingSettings
 from klaviyo_audit.settings.sources import Given, from_environment, from_file
@@ -86,16 +86,21 @@ class Settings(
             name: value if isinstance(value, Given) else Given(value, _CODE)
             for name, value in dict(data).items()
         }
-        refused = {}
+        specs = cls.model_fields
+        refused = {
+            name: item
+            for name, item in given.items()
+            if name in specs and is_misplaced(item.value, specs[name])
+        }
         try:
             settings = handler({name: item.value for name, item in given.items()})
         except ValidationError as error:
             names = (str(detail["loc"][0]) for detail in error.errors())
-            refused = {name: given[name] for name in names}
+            refused |= {name: given[name] for name in names}
         # Raised out here so that the error does not carry pydantic's, which quotes the values.
         if refused:
-            raise refusal(refused, cls.model_fields)
-        for name in cls.model_fields:
+            raise refusal(refused, specs)
+        for name in specs:
             settings._sources[name] = given[name].source if name in given else _DEFAULT  # noqa: SLF001  (its own class)
         _check_watermarks(settings)
         return settings
