@@ -47,7 +47,7 @@ def kept_checkpoints(against: str | None, journal: Path) -> Path | Kept | None:
         )
     if scheme != _OTLP_EXPORT or not colon:
         return Path(against)
-    from klaviyo_audit.sinks.otlp_export import exported_checkpoints
+    from klaviyo_audit.sinks.otlp.export import exported_checkpoints
 
     return Kept(against, tuple(exported_checkpoints(Path(file))))
 

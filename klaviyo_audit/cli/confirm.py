@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from klaviyo_audit.entry import AuditEntry
     from klaviyo_audit.settings import Settings
     from klaviyo_audit.sinks.base import Sink
-    from klaviyo_audit.sinks.klaviyo_readback import Confirmation
+    from klaviyo_audit.sinks.klaviyo.readback import Confirmation
 
 _AGAIN_SECONDS: Final = 2.0
 
@@ -154,6 +154,6 @@ def _send_again(sink: ReadableSink, entries: list[AuditEntry], tell: Callable[[s
 
 
 def _unique(entry: AuditEntry) -> str:
-    from klaviyo_audit.sinks.klaviyo_events import unique_id
+    from klaviyo_audit.sinks.klaviyo.events import unique_id
 
     return unique_id(entry)

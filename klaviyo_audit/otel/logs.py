@@ -10,7 +10,7 @@ from opentelemetry._logs import LogRecord, SeverityNumber
 
 from klaviyo_audit._version import __version__
 from klaviyo_audit.otel.spans import SCOPE
-from klaviyo_audit.sinks.otlp_attributes import (
+from klaviyo_audit.sinks.otlp.attributes import (
     ATTRIBUTES,
     EVENT_NAME,
     SCHEMA_URL,

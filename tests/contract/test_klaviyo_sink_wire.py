@@ -9,7 +9,7 @@ from klaviyo_api import KlaviyoAPI
 from klaviyo_audit import instrument, uninstrument
 from klaviyo_audit.settings import load
 from klaviyo_audit.sinks.klaviyo import KlaviyoSink
-from klaviyo_audit.sinks.klaviyo_events import REVISION
+from klaviyo_audit.sinks.klaviyo.events import REVISION
 from klaviyo_audit.testing import FakeKlaviyo
 from tests.sinks.klaviyo_case import (
     BULK,

@@ -10,7 +10,7 @@ import orjson
 import pytest
 from openapi_schema_validator import OAS30Validator
 
-from klaviyo_audit.sinks.klaviyo_events import (
+from klaviyo_audit.sinks.klaviyo.events import (
     bulk,
     checkpoint_event,
     event_of,

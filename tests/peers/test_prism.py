@@ -17,7 +17,7 @@ from klaviyo_audit.klaviyo.transport import Transport
 from klaviyo_audit.settings import load
 from klaviyo_audit.sinks.base import Retry
 from klaviyo_audit.sinks.klaviyo import KlaviyoSink
-from klaviyo_audit.sinks.klaviyo_events import REVISION
+from klaviyo_audit.sinks.klaviyo.events import REVISION
 from tests import planted
 from tests.contract.arguments import arguments_for
 from tests.sinks import klaviyo_case as case

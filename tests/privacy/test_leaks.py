@@ -28,8 +28,8 @@ from klaviyo_audit.cli import main
 from klaviyo_audit.integrations.logging import AuditFilter
 from klaviyo_audit.klaviyo import catalog
 from klaviyo_audit.privacy import Gate, assembly
-from klaviyo_audit.sinks import klaviyo_events
 from klaviyo_audit.sinks.console import ConsoleSink
+from klaviyo_audit.sinks.klaviyo import events as klaviyo_events
 from klaviyo_audit.sinks.memory import InMemorySink
 from klaviyo_audit.testing import FakeKlaviyo
 from tests.contract.arguments import TEXT, arguments_for

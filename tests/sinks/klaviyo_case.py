@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from klaviyo_audit.entry import Actor, AuditEntry, Call, Error, Http, Key, Origin, Phase, Result
 from klaviyo_audit.settings import load
 from klaviyo_audit.sinks.klaviyo import KlaviyoSink
-from klaviyo_audit.sinks.klaviyo_events import unique_id
+from klaviyo_audit.sinks.klaviyo.events import unique_id
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,8 +5,8 @@ import time
 from pathlib import Path
 
 from klaviyo_audit.settings import load
-from klaviyo_audit.sinks import klaviyo_track
 from klaviyo_audit.sinks.klaviyo import KlaviyoSink
+from klaviyo_audit.sinks.klaviyo import track as klaviyo_track
 from klaviyo_audit.sinks.shipper import Pace, Shipper
 
 

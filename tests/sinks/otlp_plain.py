@@ -5,7 +5,7 @@ What the sink puts together from remembered pieces has to be the same bytes.
 
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
-from klaviyo_audit.sinks.otlp_attributes import (
+from klaviyo_audit.sinks.otlp.attributes import (
     ATTRIBUTES,
     EVENT_NAME,
     METADATA_PREFIX,
@@ -13,7 +13,7 @@ from klaviyo_audit.sinks.otlp_attributes import (
     severity,
     severity_text,
 )
-from klaviyo_audit.sinks.otlp_records import _identifier, _nanoseconds
+from klaviyo_audit.sinks.otlp.records import _identifier, _nanoseconds
 from klaviyo_audit.sinks.verbatim import line_of
 
 OWN = ("id", "n", "resource", "duration_ms", "parent_id", "sum")

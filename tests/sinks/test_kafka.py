@@ -18,7 +18,7 @@ from klaviyo_audit.journal.note import generate_key
 from klaviyo_audit.settings import load
 from klaviyo_audit.sinks.base import CheckpointSink, Rejected, Retry, Sink
 from klaviyo_audit.sinks.kafka import KafkaSink, journal_name
-from klaviyo_audit.sinks.kafka_settings import complete_config, read_config
+from klaviyo_audit.sinks.kafka.settings import complete_config, read_config
 from klaviyo_audit.sinks.registry import make_sink
 from tests.peers.kafka_mock import INIT_PRODUCER_ID, PRODUCE, MockCluster
 from tests.sinks import entries

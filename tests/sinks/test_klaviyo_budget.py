@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from klaviyo_audit.sinks.klaviyo_budget import BULK, SINGLE, Budget, Limit
+from klaviyo_audit.sinks.klaviyo.budget import BULK, SINGLE, Budget, Limit
 
 
 class Clock:

@@ -16,9 +16,10 @@ from klaviyo_audit import Auditor
 from klaviyo_audit.entry import Origin
 from klaviyo_audit.errors import ConfigurationError
 from klaviyo_audit.settings import load
-from klaviyo_audit.sinks import klaviyo_sent, klaviyo_track
 from klaviyo_audit.sinks.base import Rejected, Retry
 from klaviyo_audit.sinks.klaviyo import KlaviyoSink
+from klaviyo_audit.sinks.klaviyo import sent as klaviyo_sent
+from klaviyo_audit.sinks.klaviyo import track as klaviyo_track
 from klaviyo_audit.sinks.registry import make_sink
 from klaviyo_audit.testing import FakeKlaviyo
 from klaviyo_audit.testing.exchange import Answer, error

@@ -15,8 +15,8 @@ from klaviyo_audit.errors import ConfigurationError
 from klaviyo_audit.privacy.assembly import make_pseudonyms
 from klaviyo_audit.privacy.identifiers import Kind
 from klaviyo_audit.settings import load
-from klaviyo_audit.sinks import klaviyo_limits as limits
-from klaviyo_audit.sinks.klaviyo_events import (
+from klaviyo_audit.sinks.klaviyo import limits
+from klaviyo_audit.sinks.klaviyo.events import (
     bulk,
     checkpoint_event,
     event_of,

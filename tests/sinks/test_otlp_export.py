@@ -14,7 +14,7 @@ from klaviyo_audit.cli import main
 from klaviyo_audit.errors import ConfigurationError
 from klaviyo_audit.journal.checkpoint import read_notes
 from klaviyo_audit.sinks.otlp import OtlpSink
-from klaviyo_audit.sinks.otlp_export import exported_checkpoints
+from klaviyo_audit.sinks.otlp.export import exported_checkpoints
 from tests.sinks import entries
 from tests.sinks.collector import Collector, serving
 

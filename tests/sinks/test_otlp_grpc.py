@@ -22,9 +22,9 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2_grpc import (
 )
 
 from klaviyo_audit.errors import ConfigurationError
-from klaviyo_audit.sinks import otlp_records
 from klaviyo_audit.sinks.base import Rejected, Retry
 from klaviyo_audit.sinks.otlp import OtlpSink
+from klaviyo_audit.sinks.otlp import records as otlp_records
 from tests.sinks import entries
 from tests.sinks.collector import records, values
 

@@ -10,8 +10,8 @@ import pytest
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
 from klaviyo_audit.sinks.otlp import OtlpSink
-from klaviyo_audit.sinks.otlp_attributes import EVENT_NAME
-from klaviyo_audit.sinks.otlp_grpc import _METHOD
+from klaviyo_audit.sinks.otlp.attributes import EVENT_NAME
+from klaviyo_audit.sinks.otlp.grpc import _METHOD
 from tests.sinks.chaos import (
     HANGS,
     LOST_ANSWERS,
@@ -38,7 +38,7 @@ CODES = {
 
 def make_sink(protocol, endpoint):
     # What a first delivery imports is imported before the clock of the test starts.
-    import_module(f"klaviyo_audit.sinks.otlp_{protocol.partition('/')[0]}")
+    import_module(f"klaviyo_audit.sinks.otlp.{protocol.partition('/')[0]}")
     return OtlpSink(protocol=protocol, endpoint=endpoint, timeout=TIMEOUT)
 
 

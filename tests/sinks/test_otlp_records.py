@@ -36,9 +36,9 @@ from klaviyo_audit.entry import AuditEntry, Phase, Result, Risk
 from klaviyo_audit.journal.checkpoint import Checkpoint, sign
 from klaviyo_audit.journal.merkle import CompactRange, leaf_hash
 from klaviyo_audit.journal.note import generate_key
-from klaviyo_audit.sinks import otlp_attributes
-from klaviyo_audit.sinks.otlp_attributes import ATTRIBUTES, BODY_ONLY, RESOURCE, severity
-from klaviyo_audit.sinks.otlp_records import Origin, encoded, encoded_checkpoint, request_of
+from klaviyo_audit.sinks.otlp import attributes as otlp_attributes
+from klaviyo_audit.sinks.otlp.attributes import ATTRIBUTES, BODY_ONLY, RESOURCE, severity
+from klaviyo_audit.sinks.otlp.records import Origin, encoded, encoded_checkpoint, request_of
 from klaviyo_audit.sinks.verbatim import line_of
 from tests.sinks import entries
 from tests.sinks.collector import records, values

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from klaviyo_audit.errors import ConfigurationError
-from klaviyo_audit.sinks.otlp_settings import OtlpSettings
+from klaviyo_audit.sinks.otlp.settings import OtlpSettings
 
 PREFIX = "OTEL_EXPORTER_OTLP_"
 

@@ -16,14 +16,14 @@ from klaviyo_audit._version import __version__
 from klaviyo_audit.errors import ConfigurationError
 from klaviyo_audit.retryafter import LONGEST_WAIT
 from klaviyo_audit.sinks.base import Retry
-from klaviyo_audit.sinks.otlp_answers import Answer, Refused, TooLarge, answer_of
-from klaviyo_audit.sinks.otlp_tls import distrust
+from klaviyo_audit.sinks.otlp.answers import Answer, Refused, TooLarge, answer_of
+from klaviyo_audit.sinks.otlp.tls import distrust
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from klaviyo_audit.sinks.otlp_settings import OtlpSettings
+    from klaviyo_audit.sinks.otlp.settings import OtlpSettings
 
 _METHOD: Final = "/opentelemetry.proto.collector.logs.v1.LogsService/Export"
 

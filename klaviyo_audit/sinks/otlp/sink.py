@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from klaviyo_audit.errors import ConfigurationError
 from klaviyo_audit.sinks.base import Rejected
-from klaviyo_audit.sinks.otlp_answers import Answer, Refused, TooLarge, Transport
-from klaviyo_audit.sinks.otlp_settings import OtlpSettings
-from klaviyo_audit.sinks.otlp_tls import check_files
+from klaviyo_audit.sinks.otlp.answers import Answer, Refused, TooLarge, Transport
+from klaviyo_audit.sinks.otlp.settings import OtlpSettings
+from klaviyo_audit.sinks.otlp.tls import check_files
 from klaviyo_audit.sinks.progress import Progress
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from klaviyo_audit.entry import AuditEntry
     from klaviyo_audit.settings import Settings
-    from klaviyo_audit.sinks.otlp_records import Encoded
+    from klaviyo_audit.sinks.otlp.records import Encoded
 
     _Portion = list[tuple[AuditEntry, Encoded]]
 
@@ -66,7 +66,7 @@ class OtlpSink:
         try:
             from opentelemetry.sdk.resources import OTELResourceDetector
 
-            from klaviyo_audit.sinks.otlp_records import Origin
+            from klaviyo_audit.sinks.otlp.records import Origin
         except ImportError as error:
             raise ConfigurationError(_missing(error)) from error
         detected = OTELResourceDetector().detect().attributes
@@ -125,7 +125,7 @@ class OtlpSink:
             Rejected: The collector refused them.
             ConfigurationError: As for `deliver`.
         """
-        from klaviyo_audit.sinks.otlp_records import encoded_checkpoint
+        from klaviyo_audit.sinks.otlp.records import encoded_checkpoint
 
         try:
             answer = self._send([encoded_checkpoint(note, self._origin) for note in notes])()
@@ -146,7 +146,7 @@ class OtlpSink:
             transport.close()
 
     def _portions(self, entries: Iterable[AuditEntry]) -> Iterator[_Portion]:
-        from klaviyo_audit.sinks.otlp_records import encoded
+        from klaviyo_audit.sinks.otlp.records import encoded
 
         portion: _Portion = []
         size = 0
@@ -166,7 +166,7 @@ class OtlpSink:
         """Begin to send; what is returned waits for the answer."""
         from opentelemetry.instrumentation.utils import suppress_instrumentation
 
-        from klaviyo_audit.sinks.otlp_records import request_of
+        from klaviyo_audit.sinks.otlp.records import request_of
 
         # Programs run by opentelemetry-instrument trace what requests and gRPC send: a span for
         # each delivery, and with spans going to the same collector there would be no end to it.
@@ -199,10 +199,10 @@ def from_settings(settings: Settings) -> OtlpSink:
 def _transport(settings: OtlpSettings) -> Transport:
     try:
         if settings.protocol == "grpc":
-            from klaviyo_audit.sinks.otlp_grpc import GrpcTransport
+            from klaviyo_audit.sinks.otlp.grpc import GrpcTransport
 
             return GrpcTransport(settings)
-        from klaviyo_audit.sinks.otlp_http import HttpTransport
+        from klaviyo_audit.sinks.otlp.http import HttpTransport
 
         return HttpTransport(settings)
     except ImportError as error:

@@ -15,7 +15,7 @@ from klaviyo_audit._version import __version__
 from klaviyo_audit.errors import JournalCorrupt
 from klaviyo_audit.journal.checkpoint import Checkpoint
 from klaviyo_audit.journal.note import parse_note
-from klaviyo_audit.sinks.otlp_attributes import (
+from klaviyo_audit.sinks.otlp.attributes import (
     ATTRIBUTES,
     CHECKPOINT_EVENT_NAME,
     EVENT_NAME,
@@ -29,7 +29,7 @@ from klaviyo_audit.sinks.otlp_attributes import (
     severity,
     severity_text,
 )
-from klaviyo_audit.sinks.otlp_pieces import add, attribute, body, head, once, together, utf8
+from klaviyo_audit.sinks.otlp.pieces import add, attribute, body, head, once, together, utf8
 from klaviyo_audit.sinks.verbatim import line_of
 
 if TYPE_CHECKING:

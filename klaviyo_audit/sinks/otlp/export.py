@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from klaviyo_audit.errors import ConfigurationError
-from klaviyo_audit.sinks.otlp_attributes import CHECKPOINT_EVENT_NAME
+from klaviyo_audit.sinks.otlp.attributes import CHECKPOINT_EVENT_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

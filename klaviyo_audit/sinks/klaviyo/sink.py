@@ -17,7 +17,7 @@ from klaviyo_audit.entry import AuditEntry
 from klaviyo_audit.klaviyo.transport import NoReply, NotSent, Reply
 from klaviyo_audit.privacy.assembly import make_ring
 from klaviyo_audit.sinks.base import Rejected, Retry
-from klaviyo_audit.sinks.klaviyo_events import (
+from klaviyo_audit.sinks.klaviyo.events import (
     bulk,
     checkpoint_event,
     event_of,
@@ -25,10 +25,10 @@ from klaviyo_audit.sinks.klaviyo_events import (
     single,
     unique_id,
 )
-from klaviyo_audit.sinks.klaviyo_limits import MAX_EVENTS, MAX_REQUEST, wire_size
-from klaviyo_audit.sinks.klaviyo_readback import Confirmation, Readback
-from klaviyo_audit.sinks.klaviyo_sent import SentNote
-from klaviyo_audit.sinks.klaviyo_track import (
+from klaviyo_audit.sinks.klaviyo.limits import MAX_EVENTS, MAX_REQUEST, wire_size
+from klaviyo_audit.sinks.klaviyo.readback import Confirmation, Readback
+from klaviyo_audit.sinks.klaviyo.sent import SentNote
+from klaviyo_audit.sinks.klaviyo.track import (
     ACCEPTED,
     BULK_PATH,
     NOT_PROCESSED,
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from klaviyo_audit.settings import Settings
-    from klaviyo_audit.sinks.klaviyo_sent import Marks
+    from klaviyo_audit.sinks.klaviyo.sent import Marks
 
-__all__ = ["CHECKPOINT_SERVICE", "Confirmation", "KlaviyoSink"]
+__all__ = ["Confirmation", "KlaviyoSink"]
 
 CHECKPOINT_SERVICE: Final = "checkpoints"
 """Stands for the service in the external id of the profile that has the journal's checkpoints."""

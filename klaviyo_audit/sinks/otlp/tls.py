@@ -10,7 +10,7 @@ from klaviyo_audit.errors import ConfigurationError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from klaviyo_audit.sinks.otlp_settings import OtlpSettings
+    from klaviyo_audit.sinks.otlp.settings import OtlpSettings
 
 _REFUSED: Final = "CERTIFICATE_VERIFY_FAILED"
 """In what OpenSSL and gRPC's BoringSSL say of a certificate that is not trusted."""

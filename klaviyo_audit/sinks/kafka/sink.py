@@ -11,8 +11,8 @@ from klaviyo_audit.errors import ConfigurationError
 from klaviyo_audit.journal.note import Verifier
 from klaviyo_audit.journal.signing import PUBLIC_NAME
 from klaviyo_audit.sinks.base import Rejected
-from klaviyo_audit.sinks.kafka_outbox import Outbox
-from klaviyo_audit.sinks.kafka_settings import complete_config, read_config
+from klaviyo_audit.sinks.kafka.outbox import Outbox
+from klaviyo_audit.sinks.kafka.settings import complete_config, read_config
 from klaviyo_audit.sinks.verbatim import line_of
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from klaviyo_audit import clock
 from klaviyo_audit.errors import ConfigurationError
 from klaviyo_audit.klaviyo.transport import NoReply, NotSent, Reply, Transport
 from klaviyo_audit.sinks.base import Retry
-from klaviyo_audit.sinks.klaviyo_events import takes_time, unique_id
+from klaviyo_audit.sinks.klaviyo.events import takes_time, unique_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -17,7 +17,7 @@ from klaviyo_audit.privacy import clean_path, clean_text
 from klaviyo_audit.privacy.identifiers import Kind, normalise
 from klaviyo_audit.privacy.keyring import KeyRing
 from klaviyo_audit.privacy.pseudonyms import PATTERN, RingNaming
-from klaviyo_audit.sinks.klaviyo_limits import bounded
+from klaviyo_audit.sinks.klaviyo.limits import bounded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

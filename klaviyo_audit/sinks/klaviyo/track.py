@@ -16,8 +16,8 @@ from klaviyo_audit.klaviyo.transport import (
     program_key,
 )
 from klaviyo_audit.sinks.base import Retry
-from klaviyo_audit.sinks.klaviyo_budget import BULK, SINGLE, Budget
-from klaviyo_audit.sinks.klaviyo_events import REVISION
+from klaviyo_audit.sinks.klaviyo.budget import BULK, SINGLE, Budget
+from klaviyo_audit.sinks.klaviyo.events import REVISION
 
 if TYPE_CHECKING:
     from klaviyo_audit.settings import Settings

@@ -20,13 +20,13 @@ from klaviyo_audit._version import __version__
 from klaviyo_audit.errors import ConfigurationError
 from klaviyo_audit.retryafter import seconds_to_wait
 from klaviyo_audit.sinks.base import Retry
-from klaviyo_audit.sinks.otlp_answers import Answer, Refused, TooLarge, answer_of
-from klaviyo_audit.sinks.otlp_tls import distrust
+from klaviyo_audit.sinks.otlp.answers import Answer, Refused, TooLarge, answer_of
+from klaviyo_audit.sinks.otlp.tls import distrust
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from klaviyo_audit.sinks.otlp_settings import OtlpSettings
+    from klaviyo_audit.sinks.otlp.settings import OtlpSettings
 
 _MOST_ANSWER: Final = 1 << 16
 """Bytes of an answer that are read; a collector's have a few hundred."""
