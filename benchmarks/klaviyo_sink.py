@@ -54,7 +54,7 @@ def run(effort: Effort) -> list[Reading]:
             # More than the limit's 150 jobs do not go in a minute, however fast the rest is.
             delivered / max(wall / 60, delivered / _BATCH / 150),
             "entries/min",
-            150_000 * 0.99,
+            150_000,
             within,
             at_least=True,
         ),

@@ -1,17 +1,26 @@
 """The sink's share of an account's rate limits, ahead of time."""
 
-from itertools import pairwise
+from collections import Counter
+from itertools import chain, pairwise, repeat
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from klaviyo_audit.sinks.klaviyo.budget import BULK, SINGLE, Budget, Limit
+from klaviyo_audit.testing.limits import RateLimits
+from klaviyo_audit.testing.routes import sdk_routes
+
+JOBS = next(
+    route
+    for route in sdk_routes()
+    if (route.method, route.template.rstrip("/")) == ("POST", "/api/event-bulk-create-jobs")
+)
 
 
 class Clock:
-    def __init__(self):
-        self.now = 1000.0
+    def __init__(self, now=1000.0):
+        self.now = now
 
     def __call__(self):
         return self.now
@@ -57,6 +66,39 @@ def test_it_is_spread_evenly():
     clock = Clock()
     times = run(Budget(BULK, 20, clock), clock, 60)
     assert max(b - a for a, b in pairwise(times)) <= 2.01
+
+
+def served(budget, clock, minutes, half_way):
+    """Send to a `FakeKlaviyo`'s limits; requests taken in each whole minute, and those refused."""
+    limits, taken, refused = RateLimits(enforced=True), Counter(), 0
+    end = clock.now + 60 * minutes
+    while clock.now < end:
+        clock.now += budget.wait()
+        budget.spend()
+        clock.now += half_way()
+        answer = limits.count(JOBS, clock.now)
+        taken[int(clock.now) // 60] += not answer.refused
+        refused += answer.refused
+        clock.now += half_way()
+        budget.learn(answer.headers)
+    return [taken[minute] for minute in sorted(taken)[1:-1]], refused
+
+
+@pytest.mark.parametrize("start", [1000.0, 1019.9, 1020.0, 1041.37, 1075.5])
+@pytest.mark.parametrize("way", [0.02, 0.1])
+def test_all_of_every_window_of_klaviyos_is_used(start, way):
+    clock = Clock(start)
+    full, refused = served(Budget(BULK, 100, clock), clock, 10, lambda: way / 2)
+    assert full == [150] * len(full)
+    assert not refused
+
+
+@pytest.mark.parametrize("start", [1000.1, 1000.3, 1000.5, 1000.7, 1000.9])
+def test_klaviyo_refuses_nothing_though_the_first_is_long_on_its_way(start):
+    """It makes the connection, and arrives together with those of the next second."""
+    clock, halves = Clock(start), chain([0.4, 0.1], repeat(0.01))
+    _, refused = served(Budget(BULK, 100, clock), clock, 1, lambda: next(halves))
+    assert not refused
 
 
 def test_it_slows_when_others_use_the_account():

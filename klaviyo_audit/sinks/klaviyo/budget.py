@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 _MINUTE: Final = 60.0
 _SECOND: Final = 1.0
+_LAST_SECOND: Final = 0.4
+"""Seconds that are taken to be left of a window that is in its last one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,9 @@ class Budget:
         self._steady = max(1, int(limit.steady * self._share))
         self._clock = clock
         self._sent: deque[float] = deque(maxlen=self._steady)
+        # When the last ones have reached Klaviyo at the latest, for the bound of a second: a first
+        # request that was long on its way may arrive together with those of the next second.
+        self._arrived: deque[float] = deque(maxlen=self._burst)
         self._tokens = float(self._burst)
         self._counted_at = clock()
         self._pace = self._steady / _MINUTE
@@ -62,8 +67,8 @@ class Budget:
         waits = [self._blocked_until - now, self._until(1 - self._tokens, now)]
         if len(self._sent) == self._steady:
             waits.append(self._sent[0] + _MINUTE - now)
-        if len(self._sent) >= self._burst:
-            waits.append(self._sent[-self._burst] + _SECOND - now)
+        if len(self._arrived) == self._burst:
+            waits.append(self._arrived[0] + _SECOND - now)
         return max(0.0, *waits)
 
     def spend(self) -> None:
@@ -72,9 +77,12 @@ class Budget:
         self._refill(now)
         self._tokens -= 1
         self._sent.append(now)
+        self._arrived.append(now)
 
     def learn(self, headers: Mapping[str, str]) -> None:
-        """Take notice of the ``RateLimit-*`` headers of an answer."""
+        """Take notice of the answer to the last request, and of its ``RateLimit-*`` headers."""
+        if self._arrived:
+            self._arrived[-1] = self._clock()
         try:
             remaining = int(headers["RateLimit-Remaining"])
             reset = int(headers["RateLimit-Reset"])
@@ -88,7 +96,9 @@ class Budget:
         if remaining <= 0:
             self._blocked_until = max(self._blocked_until, now + reset)
         else:
-            self._pace = min(self._steady / _MINUTE, self._share * remaining / reset)
+            # Whole seconds, rounded up: spread over all of them, the last requests would miss it.
+            left = max(reset - _SECOND, _LAST_SECOND)
+            self._pace = min(self._steady / _MINUTE, self._share * remaining / left)
 
     def block(self, seconds: float) -> None:
         """Let nothing go out for a time, as ``Retry-After`` asks."""
