@@ -131,6 +131,8 @@ class CallRecord:
     names has no pseudonym there, since the time of the call tells who that is."""
     level: Level | None = None
     """How much of the call is kept, once that was asked."""
+    overridden: str | None = None
+    """The HTTP method that a header asks for in place of the request's own."""
     guarded: dict[str, Any] | None = None
     """What the guard has to say, for the entry's ``metadata``."""
     guarded_url: str | None = None

@@ -141,7 +141,8 @@ class Recorder:
         """
         if call.intent_written:
             return
-        wanted = self._intents == "all" or (call.target.writes and self._intents == "writes")
+        writes = call.target.writes or call.overridden is not None
+        wanted = self._intents == "all" or (writes and self._intents == "writes")
         # With ``block`` and a journal that failed last time, or has been taken away, the intent of
         # a read asks whether the journal works: no record, no call.
         if not wanted and not (self._block and (self._unwell or not self._writer.is_ready())):

@@ -184,6 +184,81 @@ def test_an_id_that_makes_another_call_of_it_is_judged_as_that(
         assert trail.outcome()["metadata"]["guard"]["sent"] == asks_for
 
 
+def _by_default_header(klaviyo, name, value):
+    klaviyo.api_client.set_default_header(name, value)
+    return klaviyo.Lists.get_list("L1")
+
+
+OVERRIDING = {
+    "_headers": lambda k, name, value: k.Lists.get_list("L1", _headers={name: value}),
+    "default_headers": _by_default_header,
+    "call_api": lambda k, name, value: k.api_client.call_api(
+        "GET", f"{k.api_client.configuration.host}/api/lists/L1", {name: value}, None, []
+    ),
+}
+
+
+@pytest.mark.parametrize("way", OVERRIDING)
+@pytest.mark.parametrize(
+    "name",
+    ["X-HTTP-Method-Override", "x-http-method", "X-METHOD-OVERRIDE", "X_HTTP_Method_Override"],
+)
+def test_a_method_that_a_header_asks_for_is_judged_too(way, name, guarded, fake, trail, client):
+    """The SDK sends such a header on; who reads it, nobody here knows."""
+    call = OVERRIDING[way]
+    klaviyo = guarded("development")
+    with pytest.raises(AccessDenied, match="its URL asks for klaviyo.lists.delete_list"):
+        call(klaviyo, name, " delete")
+    assert fake.count == 0
+    told = trail.outcome()["metadata"]
+    assert told["guard"]["sent"] == "klaviyo.lists.delete_list"
+    assert told["method_override"] == {"method": "DELETE", "asks_for": "klaviyo.lists.delete_list"}
+    both = guarded({"allow": ["lists.get_list", "lists.delete_list"]})
+    call(both, name, "DELETE")
+    assert {one.lower() for one in fake.requests[-1].headers} >= {name.lower()}
+    # It may change data, so it does not go out unrecorded.
+    assert trail.of("intent")[-1]["metadata"]["method_override"]["method"] == "DELETE"
+
+
+def test_a_method_that_a_parameter_asks_for_is_judged_too(guarded, fake):
+    klaviyo = guarded("development")
+    host = klaviyo.api_client.configuration.host
+    for query in ("_method=DELETE", "a=1&_method=delete&b=2"):
+        with pytest.raises(AccessDenied, match="delete_list"):
+            klaviyo.api_client.call_api("GET", f"{host}/api/lists/L1?{query}", {}, None, [])
+    assert fake.count == 0
+    klaviyo.Lists.get_lists(filter='equals(name,"_method=DELETE")')
+    assert fake.count == 1
+
+
+@pytest.mark.parametrize("value", ["GET", "get", None])
+def test_an_override_that_overrides_nothing_is_none(value, guarded, fake, trail):
+    klaviyo = guarded("development")
+    klaviyo.Lists.get_list("L1", _headers={"X-HTTP-Method-Override": value} if value else {})
+    assert "method_override" not in trail.outcome().get("metadata", {})
+
+
+def test_an_override_that_is_no_method_is_denied_and_not_repeated(guarded, fake, trail):
+    klaviyo = guarded("development")
+    for values in (
+        {"X-HTTP-Method": planted.API_KEY},
+        {"X-HTTP-Method": "PUT", "X-Method-Override": "PATCH"},
+    ):
+        with pytest.raises(AccessDenied):
+            klaviyo.Lists.get_list("L1", _headers=values)
+        assert trail.last()["metadata"]["method_override"]["method"] == "OTHER"
+    assert fake.count == 0
+
+
+def test_an_estimate_is_asked_without_the_override(guarded, fake):
+    klaviyo = guarded({"default": "allow", "limit": 0, "estimate": True, "confirm": lambda r: True})
+    with contextlib.suppress(Exception):
+        klaviyo.Lists.get_list("L1", _headers={"X-HTTP-Method-Override": "DELETE"})
+    asked = [one for one in fake.requests if "profile_count" in one.query]
+    assert asked
+    assert not any("x-http-method-override" in map(str.lower, one.headers) for one in asked)
+
+
 def test_an_empty_id_is_judged_as_the_collection(guarded, fake):
     only = guarded({"allow": ["lists.get_list"]})
     with pytest.raises(AccessDenied, match="get_lists"):

@@ -101,13 +101,14 @@ class Enforcer:
         method = args[0] if args else kwargs.get("method")
         if not (
             plan.plain
+            and call.overridden is None
             and plan.method == method
             and plan.matches(url) is not None
             and (plan.free or self._verdict(plan, call).allows)
         ):
             headers = args[2] if len(args) > 2 else kwargs.get("header_params")  # noqa: PLR2004
             body = args[3] if len(args) > 3 else kwargs.get("body")  # noqa: PLR2004
-            request = Request(str(method).upper(), url, headers, body, send)
+            request = Request(str(method).upper(), call.overridden, url, headers, body, send)
             try:
                 self._examine(recorder, call, plan, request)
                 call.guarded_url = url
@@ -161,11 +162,17 @@ class Enforcer:
             raise self._denied(call, denial, asked)
 
     def _plans_for(self, asked: Plan, request: Request) -> tuple[Plan, ...]:
-        """What is really sent: the operation itself, unless its URL reads as something else."""
-        if request.method == asked.method and asked.matches(request.url) is not None:
+        """What is really sent: the operation itself, unless its URL reads as something else.
+
+        What a header asks for in its place counts too.
+        """
+        as_asked = request.method == asked.method and asked.matches(request.url) is not None
+        if as_asked and request.overridden is None:
             return (asked,)
         try:
             found = readings(request.method, request.url)
+            if request.overridden is not None:
+                found += readings(request.overridden, request.url)
         except Unreadable:
             raise _Denial(
                 "the guard lets no URL go that is encoded several times", "pass the id as it is"

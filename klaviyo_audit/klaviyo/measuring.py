@@ -9,6 +9,7 @@ from urllib.parse import unquote
 from klaviyo_audit.guard.radius import BlastRadius
 from klaviyo_audit.klaviyo import estimate
 from klaviyo_audit.klaviyo.blast import in_body, wholes_in
+from klaviyo_audit.klaviyo.readings import is_override
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -22,6 +23,8 @@ class Request:
     """What ``call_api`` was given."""
 
     method: str
+    overridden: str | None
+    """The method that a header asks for in its place."""
     url: str
     headers: Mapping[str, Any] | None
     body: Any
@@ -61,5 +64,9 @@ def _line(request: Request) -> estimate.Line | None:
     if start < 0:
         return None
     headers = request.headers or {}
-    kept = {name: value for name, value in headers.items() if name.lower() != "content-type"}
+    kept = {
+        name: value
+        for name, value in headers.items()
+        if name.lower() != "content-type" and not is_override(name)
+    }
     return estimate.Line(request.send, request.url[:start], kept)

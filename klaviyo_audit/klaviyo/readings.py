@@ -1,14 +1,16 @@
-"""What a request asks for, however its URL is read between here and Klaviyo."""
+"""What a request asks for, however it is read between here and Klaviyo."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
-from urllib.parse import unquote
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from klaviyo_audit.klaviyo import catalog
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from klaviyo_audit.klaviyo.risks import Operation
 
 # An id that means the same to every reader: no dot in front, no slash, and nothing percent-encoded
@@ -19,6 +21,14 @@ _PLAIN_ID: Final = r"(?=[^/?#.])[^/?#%\\]*(?:%(?!2[eEfF5]|5[cC]|00)[^/?#%\\]*)*"
 _SIMPLE_ID: Final = "[A-Za-z0-9_-]+"
 _PARAMETER: Final = re.compile(r"\\\{[^{}]*\\\}")
 _MOST_DECODINGS: Final = 5
+# What frameworks and proxies take for the method in place of the request's own. Klaviyo documents
+# none of them, and nobody knows whether something in front of it does.
+OVERRIDES: Final = frozenset(("x-http-method-override", "x-http-method", "x-method-override"))
+"""Names of headers, in lower case and with hyphens, that ask for another HTTP method."""
+_PARAMETER_OVERRIDE: Final = "_method"
+# What the SDK itself sends: all that most requests have.
+_ORDINARY: Final = frozenset(("Accept", "Authorization", "Content-Type", "User-Agent", "revision"))
+_METHOD: Final = re.compile(r"[A-Z]{1,16}")
 
 
 class Unreadable(ValueError):  # noqa: N818  (a fact about a URL)
@@ -35,6 +45,38 @@ def plain(path: str) -> re.Pattern[str]:
     simple = _PARAMETER.sub(_SIMPLE_ID, template)
     full = _PARAMETER.sub(lambda _: _PLAIN_ID, template)
     return re.compile(rf"https?://[^/?#\\]*(?:{simple}\Z|{full}/?(?:[?#]|\Z))")
+
+
+def overriding(method: Any, url: str, headers: Mapping[str, Any] | None) -> str | None:
+    """The HTTP method that a header or a parameter asks for in place of the request's own.
+
+    Args:
+        method: The request's own.
+        url: Its URL.
+        headers: Its headers.
+
+    Returns:
+        In upper case; ``OTHER`` for what can be none, and for several. None where none is asked
+        for, or the request's own.
+    """
+    asked = set()
+    if headers and not _ORDINARY.issuperset(headers):
+        asked = {value for name, value in headers.items() if is_override(name)}
+    if _PARAMETER_OVERRIDE in url:
+        query = urlsplit(url).query
+        asked |= {value for name, value in parse_qsl(query) if name == _PARAMETER_OVERRIDE}
+    if not asked:
+        return None
+    named = {str(one).strip().upper() for one in asked} - {str(method).upper()}
+    if not named:
+        return None
+    only = named.pop()
+    return only if not named and _METHOD.fullmatch(only) else "OTHER"
+
+
+def is_override(header: Any) -> bool:
+    """Whether a header of that name asks for another method; WSGI takes ``_`` for ``-``."""
+    return str(header).strip().lower().replace("_", "-") in OVERRIDES
 
 
 def readings(method: str, url: str) -> tuple[Operation, ...]:

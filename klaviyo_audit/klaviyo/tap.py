@@ -8,9 +8,10 @@ from urllib.parse import urlsplit
 
 from klaviyo_audit.calls import JUDGING
 from klaviyo_audit.journal.format import json_text
-from klaviyo_audit.klaviyo import noting
+from klaviyo_audit.klaviyo import catalog, noting, targets
 from klaviyo_audit.klaviyo.keys import key_of
 from klaviyo_audit.klaviyo.outcome import http_text, requests_in_failure
+from klaviyo_audit.klaviyo.readings import overriding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -55,9 +56,12 @@ def watch_attempt(
         Exception: Whatever ``send`` raises, itself.
     """
     guard = recorder.guard
+    headers = args[2] if len(args) > 2 else kwargs.get("header_params")  # noqa: PLR2004
+    text = str(url)
+    overridden = overriding(args[0] if args else kwargs.get("method"), text, headers)
+    if overridden != call.overridden:
+        _note_override(call, overridden, text)
     if not call.attempts:
-        headers = args[2] if len(args) > 2 else kwargs.get("header_params")  # noqa: PLR2004
-        text = str(url)
         _describe_request(call, text, headers, recorder.gate)
         if recorder.notes_requests or call.target.place is not None or "filter=" in text:
             body = args[3] if len(args) > 3 else kwargs.get("body")  # noqa: PLR2004
@@ -66,7 +70,7 @@ def watch_attempt(
     if guard is not None and call.guarded_url != url:
         call.transport_url = JUDGING
         try:
-            guard.check(recorder, call, send, str(url), args, kwargs)
+            guard.check(recorder, call, send, text, args, kwargs)
         finally:
             call.transport_url = None
     if not call.attempts:
@@ -84,6 +88,16 @@ def watch_attempt(
     call.transport_url = None
     _note_response(call, response, recorder.gate)
     return response
+
+
+def _note_override(call: CallRecord, method: str | None, url: str) -> None:
+    """Record that another method is asked for, and have the guard judge the call anew."""
+    call.overridden = method
+    call.guarded_url = None
+    if method is not None:
+        asks_for = targets.target_for(catalog.by_url(method, url)).action
+        facts = {"method": method, "asks_for": asks_for}
+        call.guarded = {**(call.guarded or {}), "method_override": facts}
 
 
 def _describe_request(
