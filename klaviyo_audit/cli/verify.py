@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -15,7 +16,6 @@ from klaviyo_audit.cli.trusted_keys import KEY_HELP, verifiers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from klaviyo_audit.journal.findings import Finding, Report
 
@@ -37,6 +37,14 @@ _COLOURS: Final = {"error": "red", "warning": "yellow", "note": "cyan"}
     "earlier lines are only hashed, since nothing else shows that they were not changed since.",
 )
 @click.option(
+    "--resume",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Go on from where the last verification with this FILE ended, if it is there, and write "
+    "to it where this one ends. Lines before are not read: changes in them do not show. Keep FILE "
+    "where nobody writes who could change the journal, and verify all of it now and then.",
+)
+@click.option(
     "--against",
     metavar="FILE|otlp-export:FILE|klaviyo",
     help="A file of checkpoints (or of one) that was kept elsewhere; what an OpenTelemetry "
@@ -49,6 +57,7 @@ def verify(
     *,
     key: str | None,
     since: int | None,
+    resume: Path | None,
     against: str | None,
     as_json: bool,
 ) -> None:
@@ -59,19 +68,25 @@ def verify(
     beside the journal, which whoever can change the journal can replace.
     """
     from klaviyo_audit.errors import ConfigurationError
+    from klaviyo_audit.journal.verified import Verified
     from klaviyo_audit.journal.verify import verify as verify_journal
+    from klaviyo_audit.sinks.bookmark import replace_file
 
     path = locate(directory)
+    _check_options(path, since, resume, against)
     trusted = verifiers(key)
     try:
+        begin = Verified.read(resume) if resume else since
         with _progress() as progress:
             report = verify_journal(
                 path,
                 verifiers=trusted,
-                since=since or 0,
+                since=begin or 0,
                 against=kept_checkpoints(against, path),
                 progress=progress,
             )
+        if resume and report.verified:
+            replace_file(resume, report.verified.to_bytes(), sync=True)
     except (OSError, LookupError, ConfigurationError) as error:
         if as_json:
             click.echo(_to_json({"error": str(error)}))
@@ -82,11 +97,38 @@ def verify(
             click.echo(_to_json(report.to_dict()))
         else:
             _print(path, report)
+            if resume and report.intact:
+                click.echo(_next_time(resume, report))
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read has seen enough; the verdict is still the exit code.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     raise SystemExit(code)
+
+
+def _check_options(path: Path, since: int | None, resume: Path | None, against: str | None) -> None:
+    if since and resume:
+        raise click.UsageError("--since and --resume both say where to begin: give one of them")
+    if not path.is_dir() and (since or resume or against):
+        raise click.UsageError(
+            "--since, --resume and --against are about checkpoints: name the journal's folder, "
+            "not one file of it"
+        )
+    if resume and resume.resolve().is_relative_to(path.resolve()):
+        raise click.UsageError(
+            f"--resume: {str(resume)!r} is in the journal's folder, where whoever changes the "
+            "journal can change it as well: keep it elsewhere"
+        )
+
+
+def _next_time(resume: Path, report: Report) -> str:
+    from klaviyo_audit.rendering import clean
+
+    name = clean(str(resume), 1000)
+    if report.verified is None:
+        why = "a writer's lines are still to come" if report.sealed else "nothing is sealed"
+        return f"{name} was left as it was, since {why}"
+    return f"{name}: the next verification goes on after line {report.verified.tree.size:,}"
 
 
 def _print(path: Path, report: Report) -> None:
@@ -109,6 +151,8 @@ def _print(path: Path, report: Report) -> None:
     ]
     verdict = "intact" if report.intact else "tampered with or damaged"
     style = click.style(verdict, fg="green" if report.intact else "red", bold=True)
+    if report.skipped:
+        style += f" after the first {_count(report.skipped, 'line')}, which were not looked at"
     click.echo(f"{style}{': ' if counts else ''}{', '.join(counts)}", color=colour)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, BinaryIO, Final
 
+from klaviyo_audit.errors import JournalCorrupt
 from klaviyo_audit.journal.checkpoint import Checkpoint, StoredNote, last_note, read_notes
 from klaviyo_audit.journal.lease import CHECKPOINTS_NAME
 from klaviyo_audit.journal.note import parse_note
@@ -33,10 +35,27 @@ def last_checkpoint(directory: Path) -> bytes | None:
 def checkpoint_of_size(directory: Path, size: int) -> bytes | None:
     """The journal's checkpoint over that many lines, verbatim and not verified, if there is one.
 
-    A log's checkpoints only grow, so their file (some 20 MB a busy day) is searched by halves.
+    Raises:
+        OSError: The file cannot be read.
+    """
+    stored = _of_size(directory, size)
+    return stored.note if stored else None
+
+
+def offset_of_size(directory: Path, size: int) -> int | None:
+    """Where in its file the checkpoint over that many lines begins, if there is one.
 
     Raises:
         OSError: The file cannot be read.
+    """
+    stored = _of_size(directory, size)
+    return stored.offset if stored else None
+
+
+def _of_size(directory: Path, size: int) -> StoredNote | None:
+    """The checkpoint over that many lines.
+
+    A log's checkpoints only grow, so their file (some 20 MB a busy day) is searched by halves.
     """
     try:
         with open_journal(directory / CHECKPOINTS_NAME) as file:
@@ -50,7 +69,7 @@ def checkpoint_of_size(directory: Path, size: int) -> bytes | None:
                     high = middle
             for stored, covered in _notes_after(file, low):
                 if covered >= size:
-                    return stored.note if covered == size else None
+                    return stored if covered == size else None
     except FileNotFoundError:
         pass
     return None
@@ -68,13 +87,14 @@ def sealed_size(directory: Path) -> int:
 
 
 def _notes_after(file: BinaryIO, offset: int) -> Iterator[tuple[StoredNote, int]]:
-    """The whole notes after a place, with the sizes they are about."""
+    """The whole notes after a place that are checkpoints, with the sizes they are about."""
     notes = (stored for stored in read_notes(file, offset) if stored.note is not None)
     if offset:
         next(notes, None)  # the rest of a note can look like a whole one
     for stored in notes:
         assert stored.note is not None
-        yield stored, _size(stored.note)
+        with contextlib.suppress(JournalCorrupt):
+            yield stored, _size(stored.note)
 
 
 def _size(note: bytes) -> int:

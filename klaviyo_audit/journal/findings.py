@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from klaviyo_audit.journal.verified import Verified
 
 
 class Severity(StrEnum):
@@ -72,6 +75,8 @@ class Kind(StrEnum):
     """A file beside the journal that does not hold what a sealer wrote."""
     UNSEALED = "unsealed"
     """Lines that no checkpoint covers yet."""
+    SKIPPED = "skipped"
+    """Lines that were not looked at, since an earlier verification had been intact up to there."""
 
 
 class Place(NamedTuple):
@@ -129,6 +134,11 @@ class Report:
     """Lines that the last checkpoint covers, removed ones included."""
     removed: int = 0
     """Lines that retention has removed."""
+    skipped: int = 0
+    """So many lines at the beginning were not looked at, removed ones included."""
+    verified: Verified | None = None
+    """Up to where the journal is intact, for the next verification to go on from; None where it is
+    not, nothing is sealed, or the next one may judge differently of what was found."""
     findings: tuple[Finding, ...]
     """All of them, in the journal's order; those about no place in it come last."""
 
@@ -151,5 +161,6 @@ class Report:
             "bytes": self.bytes,
             "sealed": self.sealed,
             "removed": self.removed,
+            "skipped": self.skipped,
             "findings": [finding.to_dict() for finding in self.findings],
         }

@@ -172,11 +172,12 @@ class LineCheck:
         severity, why = Severity.WARNING, f"but {trace}"
         if self._life(writer) is Life.ALIVE:
             severity, why = Severity.NOTE, "which is alive and may be about to write its first"
+        where = "in the journal" if self.whole else "in what is there, or was looked at"
         return Finding(
             kind=Kind.MISSING_WRITER,
             severity=severity,
             writer=writer,
-            message=f"not one line of this writer is in the journal, {why}",
+            message=f"not one line of this writer is {where}, {why}",
         )
 
     def _lock_names(self) -> list[str]:

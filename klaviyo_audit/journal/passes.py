@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol, Self
 from klaviyo_audit.journal.heads import HeadCutter, Heads, head_of
 from klaviyo_audit.journal.line import Problem, decoded
 from klaviyo_audit.journal.merkle import LEAF
-from klaviyo_audit.journal.reader import Run, hashes_of, scan
+from klaviyo_audit.journal.reader import Run, hashes_of, past_lines, scan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -65,6 +65,8 @@ class FilePass:
         self.name = name
         self.offset = 0
         """The byte up to which the file has been read."""
+        self.begin = 0
+        """The byte at which that began."""
         self.entries = 0
         """Entries shown to the passes."""
         self._number = 1
@@ -95,6 +97,26 @@ class FilePass:
             self._number += len(found)
             if self._leaves is not None:
                 self._leaves.take([leaf for leaf, _ in found], places.__getitem__)
+
+    def pass_over(self, offset: int, number: int, count: int, *, final: bool) -> int:
+        """Begin after so many lines from a place on, which are not looked at.
+
+        Args:
+            offset: Byte at which the first of them starts.
+            number: Its number in the file.
+            count: How many there are.
+            final: As for `klaviyo_audit.journal.reader.read`.
+
+        Returns:
+            How many of them are not there.
+
+        Raises:
+            OSError: The file cannot be read.
+        """
+        self.offset, missing = past_lines(self._file, offset, count, final=final)
+        self.begin = self.offset
+        self._number = number + count - missing
+        return missing
 
     def on_to(
         self,

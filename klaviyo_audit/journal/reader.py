@@ -225,3 +225,26 @@ def hashes_of(file: BinaryIO, offset: int, count: int) -> Iterator[list[tuple[by
                 return
         yield found
         count -= len(found)
+
+
+def past_lines(file: BinaryIO, offset: int, count: int, *, final: bool) -> tuple[int, int]:
+    """Where the line after so many others begins, and how many of those are not there.
+
+    Args:
+        file: As `open_journal` gives it.
+        offset: Byte at which a line starts.
+        count: How many lines to go past, without looking at them.
+        final: What follows the last newline is a line as well.
+    """
+    file.seek(offset)
+    ended = True
+    while count and (chunk := file.read(_BUFFER_BYTES)):
+        newlines, end = chunk.count(b"\n"), len(chunk)
+        if newlines >= count:
+            end = 0
+            for _ in range(count):
+                end = chunk.index(b"\n", end) + 1
+        offset += end
+        count -= min(newlines, count)
+        ended = chunk.endswith(b"\n")
+    return offset, count - (final and count > 0 and not ended)

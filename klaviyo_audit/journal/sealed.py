@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from klaviyo_audit.errors import JournalCorrupt
@@ -12,6 +13,7 @@ from klaviyo_audit.journal.merkle import CompactRange
 from klaviyo_audit.journal.removals import Removal, read_removals
 from klaviyo_audit.journal.sealedlines import SealedLines
 from klaviyo_audit.journal.segments import file_name, read_segments
+from klaviyo_audit.journal.verified import Verified
 from klaviyo_audit.journal.witnesses import Witnesses
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
     from klaviyo_audit.journal.note import Verifier
     from klaviyo_audit.journal.segments import Segment
-    from klaviyo_audit.journal.witnesses import Kept
+    from klaviyo_audit.journal.witnesses import Kept, Witness
 
 
 class Seals:
@@ -31,7 +33,8 @@ class Seals:
     Args:
         directory: The journal's folder.
         verifiers: The keys that are trusted; none: the one that lies beside the journal.
-        since: Size of a checkpoint: signatures of earlier ones are not looked at.
+        since: Size of a checkpoint: signatures of earlier ones are not looked at. Or up to where
+            the journal was verified: lines before that are not to be given to `lines`.
         against: A file of checkpoints, or of one, that was kept elsewhere; or the checkpoints.
 
     Raises:
@@ -44,15 +47,14 @@ class Seals:
         directory: Path,
         *,
         verifiers: Sequence[Verifier] = (),
-        since: int = 0,
+        since: int | Verified = 0,
         against: Path | Kept | None = None,
     ) -> None:
-        if since and checkpoint_of_size(directory, since) is None:
+        if isinstance(since, int) and since and checkpoint_of_size(directory, since) is None:
             raise LookupError(f"since: {directory} has no checkpoint over exactly {since} lines")
         self.names: dict[int, str] = {}
         """What each file is called in findings."""
         self._directory = directory
-        self._since = since
         self._findings: list[Finding] = []
         # Each of these is written before the next one here, or says less.
         before = self._read_segments(quietly=True)
@@ -61,16 +63,25 @@ class Seals:
         self.removed = self._removals[-1].tree if self._removals else CompactRange()
         """The tree of the lines that are not there any more."""
         self._witnesses = Witnesses(directory, verifiers, since, against)
+        before_now = self._witnesses.verified
+        self._since = before_now.tree.size if before_now else since if isinstance(since, int) else 0
         self._forged = self._check_removals()
         self.segments = self._read_segments()
         """Which file has which lines."""
         self._unconfirmed = {
-            one.tree.size: one.tree.root() for one in self._removals if one.tree.size >= since
+            one.tree.size: one.tree.root() for one in self._removals if one.tree.size >= self._since
         }
         self.tree = self.removed
-        self.lines = SealedLines(self.segments, self.removed.size, self._grow)
+        self.skipped = 0
+        """So many lines at the beginning were verified before, and are not looked at."""
+        if before_now and before_now.tree.size > self.removed.size:
+            self.tree = before_now.tree
+            self.skipped = self.tree.size
+        self.lines = SealedLines(self.segments, self.removed.size, self._grow, start=self.tree.size)
         """Takes the lines."""
-        self._good = self.removed.size
+        self._good = self.tree.size
+        self._held: tuple[Witness, CompactRange] | None = None
+        """The last of the journal's own checkpoints that held, and its tree."""
         self._good_at: Place | None = None
         self._bad = False
         self._coming = iter(self._witnesses)
@@ -84,6 +95,16 @@ class Seals:
         """Whether anything was ever sealed, by what can be seen."""
         return bool(self._witnesses.are_there or self.segments)
 
+    def verified(self) -> Verified | None:
+        """The last of the journal's own checkpoints that held, for another verification."""
+        if self._held is None:
+            return None
+        witness, tree = self._held
+        note = checkpoint_of_size(self._directory, witness.size)
+        with contextlib.suppress(JournalCorrupt):
+            return Verified(note, tree) if note else None
+        return None  # the file was changed meanwhile
+
     @property
     def sealed(self) -> int:
         """Lines that the last checkpoint covers, when all has been read."""
@@ -92,6 +113,15 @@ class Seals:
     def is_known(self, file: int) -> bool:
         """Whether a file has lines in the tree."""
         return any(segment.file == file for segment in self.segments)
+
+    def passes_over(self, file: int, *, is_packed: bool) -> bool:
+        """Whether no line of a file is to be looked at: not one of later ones it may get, either.
+
+        Args:
+            file: Its number.
+            is_packed: It is compressed, and so has no writer any more.
+        """
+        return self.lines.is_passed_over(file) and (is_packed or self._was_done_with(file))
 
     def _grow(
         self, hashes: Sequence[bytes], file: int, place: Callable[[int], tuple[int, int]]
@@ -117,6 +147,8 @@ class Seals:
             if not skipped and witness.size == self.tree.size and not self._bad:
                 if witness.root == self.tree.root():
                     self._good, self._good_at = witness.size, None
+                    if witness.file == CHECKPOINTS_NAME:
+                        self._held = (witness, self.tree)
                 else:
                     self._bad = True
                     at = "" if witness.offset is None else f", byte {witness.offset}"
@@ -170,6 +202,14 @@ class Seals:
             self._tell_cut(missing_in, is_live=missing_in == live)
         self._check_removed(announced)
         self._check_rest(packed, live)
+        if self.skipped:
+            self._add(
+                Kind.SKIPPED,
+                f"the first {self.skipped:,} lines were not looked at, and changes in them since "
+                "do not show: an earlier verification was intact up to there, and the journal goes "
+                "on from the checkpoint that it had reached",
+                severity=Severity.NOTE,
+            )
         return [*self._findings, *self._witnesses.findings]
 
     def _tell_cut(self, file: int | None, *, is_live: bool) -> None:

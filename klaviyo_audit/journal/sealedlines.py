@@ -57,29 +57,58 @@ class SealedLines:
 
     Args:
         segments: Which file has which lines.
-        start: First leaf that is still there.
+        removed: How many leaves are not there any more.
         grow: Gets the leaves in the tree's order.
+        start: First leaf that is taken; those before are passed over.
     """
 
-    def __init__(self, segments: Sequence[Segment], start: int, grow: Grow) -> None:
+    def __init__(
+        self, segments: Sequence[Segment], removed: int, grow: Grow, *, start: int = 0
+    ) -> None:
         self._grow = grow
-        parts = [_Part(span) for span in spans(segments, start, MAX_SIZE)]
+        self._spans = list(spans(segments, removed, MAX_SIZE))
+        self._start = max(start, removed)
+        parts = [
+            _Part(span, taken=max(0, self._start - span.start))
+            for span in self._spans
+            if span.end > self._start
+        ]
         self._order = deque(parts)
         self._of_file: defaultdict[int, deque[_Part]] = defaultdict(deque)
         for part in parts:
             self._of_file[part.span.file].append(part)
         self.files: defaultdict[int, FileFacts] = defaultdict(FileFacts)
-        self.size = start
-        """Leaves given on, with those before `start`."""
+        self.size = self._start
+        """Leaves given on, with those before the first one."""
 
     def of(self, file: int, *, is_live: bool) -> FileLeaves:
         """What takes the lines of one file."""
         return FileLeaves(self, file, is_live=is_live)
 
     def before(self, file: int, size: int) -> int:
-        """How many lines a file has among the first `size` leaves, counted from `start`."""
-        spans_of = (part.span for part in self._of_file[file])
+        """How many lines a file has among the first `size` leaves, removed ones left out."""
+        spans_of = (span for span in self._spans if span.file == file)
         return sum(max(0, min(span.end, size) - span.start) for span in spans_of)
+
+    def passed_over(self, file: int) -> tuple[int, int, int]:
+        """The lines of a file to go past before its first leaf that is taken.
+
+        Only the last stretch of them: where that ends the next one has to begin.
+
+        Returns:
+            Byte and number of the line at which they begin, and how many there are.
+        """
+        begun = [span for span in self._spans if span.file == file and span.start < self._start]
+        if not begun:
+            return 0, 1, 0
+        last = begun[-1]
+        count = min(last.end, self._start) - last.start
+        return last.offset, 1 + self.before(file, last.start), count
+
+    def is_passed_over(self, file: int) -> bool:
+        """Whether a file has leaves, and all of them come before the first one that is taken."""
+        ends = [span.end for span in self._spans if span.file == file]
+        return bool(ends) and max(ends) <= self._start
 
     @property
     def waiting_for(self) -> int | None:

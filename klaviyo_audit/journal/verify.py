@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from klaviyo_audit.journal.note import Verifier
+    from klaviyo_audit.journal.verified import Verified
     from klaviyo_audit.journal.witnesses import Kept
 
     Progress = Callable[[int, int], None]
@@ -56,7 +57,7 @@ def verify(
     *,
     own: Collection[str] = (),
     verifiers: Sequence[Verifier] = (),
-    since: int = 0,
+    since: int | Verified = 0,
     against: Path | Kept | None = None,
     progress: Progress | None = None,
 ) -> Report:
@@ -69,7 +70,9 @@ def verify(
         path: The journal's folder, or one journal file: then only its lines are checked.
         own: Writers that are known to live, beside those whose lock is held.
         verifiers: The keys that may have signed checkpoints; none: the one beside the journal.
-        since: Size of a checkpoint: lines before that are only hashed, not looked at.
+        since: Size of a checkpoint: lines before that are only hashed, not looked at. Or where an
+            earlier verification has ended (`Report.verified`): lines before that are not even
+            read, so that changes in them do not show.
         against: A file of checkpoints, or of one, that was kept elsewhere; or the checkpoints.
         progress: Called now and then with the bytes read and the bytes there are.
 
@@ -82,7 +85,8 @@ def verify(
         return _verify_file(path, own, progress)
     for _ in range(_TRIES):
         seals = Seals(path, verifiers=verifiers, since=since, against=against)
-        with _Reading(path, seals, LineCheck(path / folder.WRITERS_NAME, own), since) as check:
+        hashed = since if isinstance(since, int) else 0
+        with _Reading(path, seals, LineCheck(path / folder.WRITERS_NAME, own), hashed) as check:
             report = check.run(progress)
         # Retention may have removed a file before it was opened.
         if report.intact or _removed_size(path) == seals.removed.size:
@@ -137,7 +141,7 @@ class _Reading:
         """Read everything, and say what was found."""
         seals = self._seals
         assert seals
-        self._check.whole = not (seals.removed.size or self._since)
+        self._check.whole = not (seals.removed.size or self._since or seals.skipped)
         total = 0
         if progress:
             total = sum(path.stat().st_size for path in self._directory.glob("audit*.jsonl*"))
@@ -164,7 +168,19 @@ class _Reading:
                 live=self._live_number(),
                 announced=self._check.accounts.removals,
             )
-        return self._report(found, sealed=seals.sealed, removed=seals.removed.size)
+        report = self._report(
+            found, sealed=seals.sealed, removed=seals.removed.size, skipped=seals.skipped
+        )
+        if not report.intact or self._is_unsettled(report):
+            return report
+        return dataclasses.replace(report, verified=seals.verified())
+
+    def _is_unsettled(self, report: Report) -> bool:
+        """Whether a line that is to come may make an error of something that was found."""
+        return self._check.waits_for_lines() or any(
+            one.severity is Severity.WARNING and one.kind in (Kind.MISSING_NUMBER, Kind.TORN)
+            for one in report.findings
+        )
 
     def run_alone(self, contents: Contents, progress: Progress | None) -> Report:
         """Read one file, and say what was found in its lines."""
@@ -203,6 +219,10 @@ class _Reading:
             except JournalCorrupt as error:
                 self._unreadable.add(number)
                 self._tell(Kind.MISSING_FILE, str(error), file_name(number))
+                continue
+            if seals.skipped and seals.passes_over(number, is_packed=contents.is_packed):
+                self._read_bytes += contents.size()
+                contents.close()
                 continue
             self._identities.add(contents.identity)
             return contents
@@ -250,7 +270,9 @@ class _Reading:
             show = lambda: progress(min(before + contents.position(), total), total)  # noqa: E731
         try:
             with reading(self._directory, number or 0):
-                if seals is not None and number is not None and self._since:
+                if seals is not None and number is not None and seals.skipped:
+                    self._pass_over(seals, file, number, final=not grows)
+                elif seals is not None and number is not None and self._since:
                     file.skip(seals.lines.before(number, self._since))
                 file.on_to(end, final=not grows, progress=show)
         except JournalCorrupt as error:
@@ -261,6 +283,17 @@ class _Reading:
             self._check_stray(number, name)
         if not grows:
             contents.close()
+
+    def _pass_over(self, seals: Seals, file: FilePass, number: int, *, final: bool) -> None:
+        offset, line, count = seals.lines.passed_over(number)
+        missing = file.pass_over(offset, line, count, final=final)
+        if missing:
+            self._tell(
+                Kind.CUT_OFF,
+                f"the journal was cut off: {missing:,} lines that were verified before are missing "
+                "at the end of this file",
+                file.name,
+            )
 
     def _check_stray(self, number: int, name: str) -> None:
         assert self._seals
@@ -329,7 +362,9 @@ class _Reading:
                 shown[file.name] = path.name if path else file.name
         return shown
 
-    def _report(self, findings: list[Finding], *, sealed: int = 0, removed: int = 0) -> Report:
+    def _report(
+        self, findings: list[Finding], *, sealed: int = 0, removed: int = 0, skipped: int = 0
+    ) -> Report:
         shown = self._shown()
         order = self._check.order
         findings.sort(
@@ -339,9 +374,10 @@ class _Reading:
             files=tuple(shown.get(file.name, file.name) for _, file in self._opened),
             entries=sum(file.entries for _, file in self._opened) + self._check.filled,
             writers=sum(account.begin is not None for account in self._check.accounts),
-            bytes=sum(file.offset for _, file in self._opened),
+            bytes=sum(file.offset - file.begin for _, file in self._opened),
             sealed=sealed,
             removed=removed,
+            skipped=skipped,
             findings=tuple(
                 dataclasses.replace(one, file=shown.get(one.file or "", one.file))
                 for one in findings

@@ -11,6 +11,7 @@ import orjson
 
 from klaviyo_audit.errors import ConfigurationError, JournalCorrupt
 from klaviyo_audit.journal.checkpoint import Checkpoint, is_torn, open_checkpoint, read_notes
+from klaviyo_audit.journal.checkpoints import offset_of_size
 from klaviyo_audit.journal.findings import Finding, Kind, Severity
 from klaviyo_audit.journal.lease import CHECKPOINTS_NAME
 from klaviyo_audit.journal.merkle import CompactRange
@@ -24,6 +25,7 @@ from klaviyo_audit.journal.note import (
 from klaviyo_audit.journal.reader import open_journal
 from klaviyo_audit.journal.signing import PUBLIC_NAME
 from klaviyo_audit.journal.treestate import STATE_NAME
+from klaviyo_audit.journal.verified import Verified
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -56,7 +58,8 @@ class Witnesses:
     Args:
         directory: The journal's folder.
         verifiers: The keys that are trusted; none: the one that lies beside the journal.
-        since: Signatures of checkpoints over fewer lines are not looked at.
+        since: Signatures of checkpoints over fewer lines are not looked at; where it says up to
+            where the journal was verified, nor is anything else of them.
         against: A file of checkpoints, or of one, that was kept elsewhere; or the checkpoints.
 
     Raises:
@@ -68,7 +71,7 @@ class Witnesses:
         self,
         directory: Path,
         verifiers: Sequence[Verifier],
-        since: int,
+        since: int | Verified,
         against: Path | Kept | None,
     ) -> None:
         self.findings: list[Finding] = []
@@ -76,10 +79,15 @@ class Witnesses:
         """Size of the last of the journal's own checkpoints that were read."""
         self.done: frozenset[int] = frozenset()
         self._directory = directory
-        self._since = since
         self._pinned = bool(verifiers)
         self.verifiers = tuple(verifiers) or self._key_beside()
         """The keys that signatures are checked with."""
+        self._since, self._begin = since if isinstance(since, int) else 0, 0
+        self.verified = since if isinstance(since, Verified) and self._stands_for(since) else None
+        """Up to where the journal was verified before, if the trusted key has signed that."""
+        if self.verified:
+            self._since = self.verified.tree.size
+            self._begin = offset_of_size(directory, self._since) or 0
         # The state is written after the checkpoint it is about.
         self.state = self._state()
         """Size of the tree that the sealer says it stood at, the files it had been done with to
@@ -89,7 +97,21 @@ class Witnesses:
         self.others: list[Witness] = [*self._kept]
         if self.state:
             self.others.append(self.state.witness)
+        if self.verified:
+            self.others.append(Witness(self._since, self.verified.tree.root(), self.verified.name))
         self._check_keys()
+
+    def _stands_for(self, verified: Verified) -> bool:
+        """Whether one of the keys has signed the checkpoint that a verification had reached."""
+        if not self.verifiers:
+            return False
+        try:
+            open_checkpoint(verified.note, *self.verifiers)
+        except JournalCorrupt as error:
+            message = f"{error}; this is not the journal that was verified before, or not its key"
+            self._add(Kind.CHECKPOINT, Severity.ERROR, message, file=verified.name)
+            return False
+        return True
 
     def _check_keys(self) -> None:
         if not self.verifiers and (self._end or self._kept):
@@ -146,7 +168,7 @@ class Witnesses:
             return
         path = self._directory / CHECKPOINTS_NAME
         with open_journal(path) as file:
-            for witness in self._witnesses(path.name, file, self._end):
+            for witness in self._witnesses(path.name, file, self._end, self._begin):
                 if witness.size < self.last:
                     self._add(
                         Kind.CHECKPOINT,
@@ -186,10 +208,10 @@ class Witnesses:
         origin = note.partition(b"\n")[0].decode("utf-8", "replace")
         return any(origin == verifier.name for verifier in self.verifiers) or not _is_note(note)
 
-    def _witnesses(self, name: str, file: BinaryIO, end: int) -> Iterator[Witness]:
+    def _witnesses(self, name: str, file: BinaryIO, end: int, begin: int = 0) -> Iterator[Witness]:
         if not self.verifiers:
             return
-        for stored in read_notes(file):
+        for stored in read_notes(file, begin):
             if stored.offset >= end:
                 return
             try:

@@ -1,5 +1,6 @@
 """Sealing by hand, proofs, and the check of checkpoints, in the order one uses them."""
 
+import json
 import os
 
 import pytest
@@ -140,3 +141,51 @@ def test_the_seal_command_removes_old_files_and_says_so(sealed, monkeypatch):
     assert report.intact, report.findings
     assert report.removed == 17
     assert b'"action":"journal.retention"' in (sealed / "audit.jsonl").read_bytes()
+
+
+def test_resume_goes_on_from_where_the_last_one_ended(sealed, tmp_path):
+    state = tmp_path / "verified"
+    key = (sealed / "sealing.pub").read_text().strip()
+    done = run("verify", sealed, "--key", key, "--resume", state)
+    assert done.exit_code == 0, done.output
+    assert "the next verification goes on after line" in done.output
+    assert state.stat().st_mode & 0o777 == 0o600
+    first = state.read_bytes()
+    write(sealed, 5, 20)
+    run("seal", sealed)
+    done = run("verify", sealed, "--key", key, "--resume", state, "--json")
+    report = json.loads(done.output)
+    assert (done.exit_code, report["intact"], report["skipped"]) == (0, True, 17)
+    assert report["entries"] == report["sealed"] - 17 == 7
+    second = state.read_bytes()
+    assert second != first
+    path = sealed / "audit.jsonl"
+    data = path.read_bytes()
+    head, tail = data[: len(data) // 3], data[len(data) // 3 :]
+    path.write_bytes(head + tail.replace(b'"user_id":"u"', b'"user_id":"v"'))
+    state.write_bytes(first)
+    assert run("verify", sealed, "--key", key, "--resume", state).exit_code == 1
+    assert state.read_bytes() == first, "what is not intact is not gone on from"
+    state.write_bytes(second)
+    done = run("verify", sealed, "--key", key, "--resume", state)
+    assert done.exit_code == 0
+    assert "intact after the first 24 lines, which were not looked at" in done.output
+    assert run("verify", sealed, "--key", key).exit_code == 1
+    state.write_bytes(second[:-9])
+    refused = run("verify", sealed, "--key", key, "--resume", state)
+    assert refused.exit_code == 2
+    assert "does not say where a verification ended" in refused.output
+
+
+def test_resume_where_it_can_not_be(sealed, tmp_path):
+    inside = run("verify", sealed, "--resume", sealed / "sinks" / ".." / "verified")
+    assert inside.exit_code == 2
+    assert "keep it elsewhere" in inside.output
+    both = run("verify", sealed, "--resume", tmp_path / "verified", "--since", 10)
+    assert both.exit_code == 2
+    for option in (["--resume", tmp_path / "x"], ["--since", 10], ["--against", sealed / "tree"]):
+        one_file = run("verify", sealed / "audit.jsonl", *option)
+        assert one_file.exit_code == 2, option
+        assert "not one file of it" in one_file.output
+    missing = run("verify", sealed, "--resume", tmp_path / "nowhere" / "verified")
+    assert missing.exit_code == 2
