@@ -737,6 +737,7 @@ def test_a_report_as_json(tmp_path):
         "bytes": path.stat().st_size,
         "sealed": 0,
         "removed": 0,
+        "skipped": 0,
     }
     message = finding.pop("message")
     assert "changed" in message
