@@ -1,9 +1,11 @@
 """Check a klaviyo-audit journal with nothing but Python's standard library (3.11 or later).
 
     python verify_journal.py DIR [--key KEY] [--against CHECKPOINTS]
+    python verify_journal.py FILE
 
 Written from docs/journal-format.md, for a journal that nobody rotates meanwhile. It says whether
-the journal is intact, by the same rules as `klaviyo-audit verify`, which tells more and faster.
+the journal is intact, by the same rules as `klaviyo-audit verify`, which tells more and faster; of
+one journal file it only checks the lines.
 Exit code 0: intact, 1: tampered with or damaged, 2: could not be checked.
 """
 
@@ -293,12 +295,18 @@ def root(edge):
 def read(path):
     if path.is_symlink():
         raise OSError(f"{path} is a symbolic link")
-    if path.suffix == ".gz":
-        return gzip.decompress(path.read_bytes())
-    if path.suffix != ".zst":
-        return path.read_bytes()
-    name = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
-    return importlib.import_module(name).decompress(path.read_bytes())
+    data = path.read_bytes()
+    try:
+        if path.suffix == ".gz":
+            return gzip.decompress(data)
+        if path.suffix != ".zst":
+            return data
+        name = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
+        return importlib.import_module(name).decompress(data)
+    except Exception as error:
+        if isinstance(error, zlib.error | EOFError | OSError) or "Zstd" in type(error).__name__:
+            raise ValueError(error) from error
+        raise
 
 
 class Journal:
@@ -416,12 +424,7 @@ class Journal:
                 self.say(name, "was put there")
             try:
                 content = read(files[file])
-            except (zlib.error, EOFError, gzip.BadGzipFile) as error:
-                self.say(name, error)
-                continue
-            except Exception as error:
-                if "Zstd" not in type(error).__name__:
-                    raise
+            except ValueError as error:
                 self.say(name, error)
                 continue
             self.lines.read(name, content)
@@ -434,7 +437,7 @@ class Journal:
         self.lines.finish()
         if known or self.own or self.others:
             self.check_tree(leaves, files, live)
-        return not self.problems
+        return self.problems
 
     def check_tree(self, leaves, files, live):
         size, used, order = self.removed, defaultdict(int), []
@@ -477,16 +480,31 @@ class Journal:
             self.say("no public key")
 
 
+def check_file(path):
+    path, problems = path.resolve(), []
+    lines = Lines(path.parent, lambda *what: problems.append(" ".join(map(str, what))))
+    number = ROTATED.fullmatch(path.name)
+    lines.whole = not (number and int(number[1]))  # or the files before have the first lines
+    try:
+        lines.read(path.name, read(path))
+    except ValueError as error:
+        problems.append(f"{path.name} {error}")
+    lines.finish()
+    return problems
+
+
 def main(folder, *options):
     given = dict(zip(options[::2], options[1::2], strict=True))
     try:
-        journal = Journal(Path(folder), given.get("--key"), given.get("--against"))
-        intact = journal.check()
+        if Path(folder).is_dir():
+            problems = Journal(Path(folder), given.get("--key"), given.get("--against")).check()
+        else:
+            problems = check_file(Path(folder))
     except (OSError, ImportError) as error:
         print(f"could not be checked: {error}")
         return 2
-    print(*journal.problems, "intact" if intact else "tampered with or damaged", sep="\n")
-    return 0 if intact else 1
+    print(*problems, "tampered with or damaged" if problems else "intact", sep="\n")
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":

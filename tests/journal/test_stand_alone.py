@@ -9,7 +9,9 @@ import sys
 
 import pytest
 
-from tests.journal.checking import EXAMPLES
+from klaviyo_audit.journal.segments import decompressed
+from tests.journal import sealing
+from tests.journal.checking import EXAMPLES, verify
 from tests.journal.forge import A, journal, written
 from tests.journal.sealing import seal
 
@@ -95,3 +97,41 @@ def test_what_is_no_journal_could_not_be_checked(program, tmp_path):
     assert code == 2
     assert output.startswith("could not be checked: ")
     assert "nowhere" in output
+
+
+@pytest.mark.parametrize("how", ["gzip", "zstd", "none"])
+def test_one_file(tmp_path, monkeypatch, how):
+    """Each file of a journal by itself, as it is and with each of its lines changed or gone."""
+    sealing.without_syncing(monkeypatch)
+    for start in range(0, 40, 10):
+        sealing.write(tmp_path, 6, start)
+        sealing.seal(tmp_path, rotate_bytes=3000, compress=how)
+    sealing.tidy(tmp_path, compress=how)
+    sealing.write(tmp_path, 3)
+    files = sorted(tmp_path.glob("audit*"))
+    assert len(files) > 2
+    for path in files:
+        assert verify(path).intact
+        with path.open("rb") as file, decompressed(file, path.suffix) as content:
+            lines = content.read().splitlines(keepends=True)
+        seen = set()
+        for number, line in enumerate(lines):
+            for instead in (
+                b"",
+                line[:-1],
+                line[: len(line) // 2],
+                line.replace(b"u", b"v"),
+                b"{}\n",
+            ):
+                for name in ("audit.jsonl", "audit-000000000000.jsonl", "audit-000000000007.jsonl"):
+                    copy = tmp_path / "copy" / name
+                    copy.parent.mkdir(exist_ok=True)
+                    copy.write_bytes(b"".join([*lines[:number], instead, *lines[number + 1 :]]))
+                    seen.add(verify(copy).intact)
+        assert seen == {True, False}
+        if how != "none" and path.suffix:
+            data = path.read_bytes()
+            for cut in (0, 10, len(data) // 2, len(data) - 1):
+                path.write_bytes(data[:cut])
+                verify(path)
+            path.write_bytes(data)
