@@ -13,14 +13,8 @@ import pytest
 from klaviyo_api import KlaviyoAPI
 
 from klaviyo_audit import AuditEntry, Auditor, audit
-from klaviyo_audit.klaviyo.transport import Transport
-from klaviyo_audit.settings import load
-from klaviyo_audit.sinks.base import Retry
-from klaviyo_audit.sinks.klaviyo import KlaviyoSink
-from klaviyo_audit.sinks.klaviyo.events import REVISION
 from tests import planted
 from tests.contract.arguments import arguments_for
-from tests.sinks import klaviyo_case as case
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -195,44 +189,3 @@ def _operations(client: KlaviyoAPI) -> Iterator[tuple[str, str, Any]]:
             variant = name.endswith(("_with_http_info", "_without_preload_content"))
             if inspect.isfunction(function) and not name.startswith("_") and not variant:
                 yield group, name, function
-
-
-# The events of the sink klaviyo
-
-
-def _sink(host: str, folder: Path, **settings: Any) -> KlaviyoSink:
-    given = {"klaviyo_key": planted.API_KEY, "klaviyo_host": host, "dir": folder, **settings}
-    return KlaviyoSink(load(klaviyo_share=100, pseudonym_key="a key for pseudonyms", **given))
-
-
-def test_the_sinks_events_are_as_described(prism: str, tmp_path: Path) -> None:
-    sink = _sink(prism, tmp_path)
-    sink.deliver(
-        [case.full_entry(0), case.entry(1, "intent"), case.entry(2, "gap", metadata={"count": 1})]
-    )
-    assert sink.acknowledgement["single_events"] == 3
-    sink.deliver(
-        [*(case.full_entry(n) for n in range(3, 40)), *(case.entry(n) for n in range(40, 60))]
-    )
-    assert sink.acknowledgement["bulk_jobs"] == 1
-    sink.deliver([case.entry(60, timestamp="2999-01-01T00:00:00Z")])
-    sink.deliver_checkpoints([b"log.example/trail\n42\nroot\n\n\xe2\x80\x94 log.example sig\n"])
-    _sink(prism, tmp_path / "id", klaviyo_profile="id:01HAUDIT").deliver([case.full_entry(1)])
-
-
-def test_what_the_sink_reads_back_is_asked_for_as_described(prism: str, tmp_path: Path) -> None:
-    """Prism answers with examples, whose link to the next page leads nowhere."""
-    sink = _sink(prism, tmp_path, klaviyo_profile="id:01HAUDIT")
-    for read in (lambda: sink.confirm([case.entry(1)]), lambda: list(sink.checkpoints())):
-        with pytest.raises(Retry, match="next page"):
-            read()
-    with pytest.raises(Retry, match="next page"):
-        _sink(prism, tmp_path).confirm([case.entry(1)])
-
-
-def test_prism_refuses_another_query(prism: str) -> None:
-    """That it takes ours says something only if it takes not just any. It does take any body."""
-    client = KlaviyoAPI(planted.API_KEY, max_retries=0, test_host=prism)
-    transport = Transport(client, least_revision=REVISION)
-    reply = transport.send("GET", "/api/events", query=[("sort", "size")], timeout=(5, 60))
-    assert reply.status == 422
