@@ -20,8 +20,9 @@ MARK = re.compile(
 _RANDOM = re.compile(
     r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}|(?<=:)[0-9a-f]{32}(?![0-9a-f])"
     r"|(?<=\")[0-9a-f]{16}(?=\")|(?<=:)[0-9a-f]{16}(?=\])"
-    # In protobuf there are no quotes.
+    # In protobuf there are no quotes, and the next byte may be any: "2" begins an attribute.
     r"|(?<![0-9A-Za-z_])(?:[0-9a-f]{16}|[0-9a-f]{32})(?![0-9A-Za-z])"
+    r"|(?<=\n\x10)[0-9a-f]{16}|(?<=:k1:)[0-9a-f]{32}|(?<=:s1:)[0-9a-f]{32}"
 )
 
 _hex = st.integers(0, 0xFFFFFF).map("{:06x}".format)
@@ -47,6 +48,11 @@ emails = st.builds(
             lambda text: text.replace("@", "&#64;"),
             lambda text: text.replace("@", "=40"),
             lambda text: text.replace("mail.example", "bücher"),
+            lambda text: text.replace(".", "。"),
+            lambda text: text.replace(".com", "｡com."),
+            lambda text: text.replace("mail.", "ma\u200dil."),
+            lambda text: text.replace(".com", "&#46;com").replace("z", "&#122;"),
+            lambda text: f"MAILTO:{quote(text)}?subject=x",
             lambda text: f'"{text.partition("@")[0]} x"@example.com',
             _wide,
             html.escape,

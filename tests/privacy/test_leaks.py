@@ -417,6 +417,18 @@ def test_a_broken_gate_is_found_out(tmp_path, monkeypatch):
     }  # fmt: skip
 
 
+def test_a_digest_that_looks_like_a_number_is_none_in_protobuf_either():
+    """Of 20,000 sums one had 11 such digits, and the byte behind it was the next field's "2"."""
+    digest, number = "e0aef15009126975", "15009126975"
+    assert canaries.leaks(b"\x12\n\x10" + digest.encode() + b"2\n\x05") == []
+    assert canaries.leaks(f"email:k1:{digest * 2}2".encode()) == []
+    for near in (
+        b"\n\x0c" + number.encode() + b"2",
+        b"k1:" + number.encode() + b"2",
+    ):
+        assert canaries.leaks(near + b"2") != []
+
+
 @pytest.mark.parametrize(
     "encode",
     [
