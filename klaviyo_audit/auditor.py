@@ -15,7 +15,7 @@ from klaviyo_audit.journal.behind import WriteBehind
 from klaviyo_audit.journal.recovery import dead_writers, recover
 from klaviyo_audit.journal.space import Level, Space
 from klaviyo_audit.journal.writer import JournalWriter
-from klaviyo_audit.klaviyo import proxy
+from klaviyo_audit.klaviyo import proxy, twins
 from klaviyo_audit.objects import AuditedObject, audit_object
 from klaviyo_audit.opening import opening_facts, origin_facts, program_name, system_user
 from klaviyo_audit.otel.telemetry import Telemetry, is_disabled
@@ -212,14 +212,14 @@ class Auditor:
         """A transparent proxy of a client; see `klaviyo_audit.audit`."""
         value: Any = client
         result: Any
-        if isinstance(value, proxy.AuditedClient | AuditedObject) or proxy.is_audited(value):
+        if isinstance(value, proxy.AuditedClient | AuditedObject) or twins.is_audited(value):
             return client
         if proxy.is_client(value):
             result = proxy.AuditedClient(value, self.recorder)
         elif proxy.is_group(value):
             result = proxy.audit_group(value, self.recorder)
         elif proxy.is_api_client(value):
-            result = proxy.audit_api_client(value, self.recorder)
+            result = twins.audit_api_client(value, self.recorder)
         else:
             result = audit_object(value, lambda: self.recorder)
         return result  # type: ignore[no-any-return]

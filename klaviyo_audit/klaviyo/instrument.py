@@ -11,7 +11,7 @@ import wrapt
 
 from klaviyo_audit.context import CURRENT, SUPPRESSED
 from klaviyo_audit.klaviyo import catalog, targets
-from klaviyo_audit.klaviyo.operation import observe_call_api, run_audited
+from klaviyo_audit.klaviyo.operation import observe_call_api, observe_request, run_audited
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,8 +27,6 @@ _CALL_API = ("openapi_client.api_client", "ApiClient", "call_api")
 _WITH_RETRY = ("klaviyo_api.custom_retry", "RetryWithExponentialBackoff", "with_retry")
 _REQUEST = ("openapi_client.rest", "RESTClientObject", "request")
 _PLACES = (_CALL_API, _WITH_RETRY, _REQUEST)
-
-_REQUEST_PARAMETERS = ("method", "url", "headers", "body", "post_params", "_request_timeout")
 
 
 class _Layer:
@@ -130,26 +128,9 @@ class _Instrumentation:
         kwargs: dict[str, Any],
     ) -> Any:
         source = self._source
-        if source is None or SUPPRESSED.get():
+        if source is None:
             return wrapped(*args, **kwargs)
-        call = CURRENT.get()
-        url = args[1] if len(args) > 1 else kwargs.get("url")
-        if call is not None and call.is_sdk and call.transport_url == url:
-            return wrapped(*args, **kwargs)  # what everything does: `call_api` is watching it
-        given = dict(zip(_REQUEST_PARAMETERS, args, strict=False)) | kwargs
-
-        def send(
-            method: Any,
-            url: Any,
-            header_params: Any = None,
-            body: Any = None,
-            *rest: Any,
-            **more: Any,
-        ) -> Any:
-            return wrapped(method, url, header_params, body, *rest, **more)
-
-        first = tuple(given.pop(name, None) for name in _REQUEST_PARAMETERS[:4])
-        return observe_call_api(source(), send, first, given, depth=2)
+        return observe_request(source(), wrapped, args, kwargs, depth=3)
 
     def _around_with_retry(
         self,

@@ -15,6 +15,7 @@ from klaviyo_audit import context
 from klaviyo_audit.entry import Result
 from klaviyo_audit.errors import ConfigurationError
 from klaviyo_audit.klaviyo.keys import fingerprint, key_of
+from klaviyo_audit.klaviyo.twins import original
 from klaviyo_audit.privacy import CREDENTIALS
 from klaviyo_audit.privacy.text import without_secrets
 
@@ -131,7 +132,7 @@ class KeySource:
         Raises:
             ConfigurationError: It has no HTTP client that could be watched.
         """
-        api_client = getattr(client, "api_client", client)
+        api_client = original(getattr(client, "api_client", client))
         rest = getattr(api_client, "rest_client", None)
         if rest is None or not hasattr(api_client, "configuration"):
             raise ConfigurationError(

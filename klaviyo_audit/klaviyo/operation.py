@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from klaviyo_audit.recorder import Recorder
 
 
+_REQUEST_PARAMETERS = ("method", "url", "headers", "body", "post_params", "_request_timeout")
+
+
 def audited_operation(
     recorder: Recorder,
     function: Callable[..., Any],
@@ -131,3 +134,36 @@ def observe_call_api(
         args,
         kwargs,
     )
+
+
+def observe_request(
+    recorder: Recorder,
+    send: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    depth: int = 1,
+) -> Any:
+    """What stands in for ``RESTClientObject.request``: below ``call_api``, or a call itself.
+
+    Args:
+        recorder: As for `observe_call_api`.
+        send: The SDK's ``request``, bound.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+        depth: As for `observe_call_api`.
+    """
+    call = CURRENT.get()
+    url = args[1] if len(args) > 1 else kwargs.get("url")
+    if call is not None and call.is_sdk and call.transport_url == url:
+        return send(*args, **kwargs)  # what everything does: `call_api` is watching it
+    if SUPPRESSED.get():
+        return send(*args, **kwargs)
+    given = dict(zip(_REQUEST_PARAMETERS, args, strict=False)) | kwargs
+
+    def reordered(
+        method: Any, url: Any, header_params: Any = None, body: Any = None, *rest: Any, **more: Any
+    ) -> Any:
+        return send(method, url, header_params, body, *rest, **more)
+
+    first = tuple(given.pop(name, None) for name in _REQUEST_PARAMETERS[:4])
+    return observe_call_api(recorder, reordered, first, given, depth)

@@ -11,7 +11,8 @@ import wrapt
 
 from klaviyo_audit.errors import ConfigurationError
 from klaviyo_audit.klaviyo import catalog
-from klaviyo_audit.klaviyo.operation import audited_operation, observe_call_api
+from klaviyo_audit.klaviyo.operation import audited_operation
+from klaviyo_audit.klaviyo.twins import audit_api_client, is_audited, original, refuse_pickle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -21,58 +22,6 @@ if TYPE_CHECKING:
 _VARIANT_SUFFIXES = ("_with_http_info", "_without_preload_content")
 _API_PACKAGE = "openapi_client.api."
 _MAX_CLOSURE_DEPTH = 8
-
-
-@functools.lru_cache(maxsize=64)
-def _audited_class(base: Any) -> Any:
-    """A class for audited twins of API clients of one class; it shows itself as that class."""
-    members = {
-        "__slots__": ("_audit_original", "_audit_recorder"),
-        "__module__": base.__module__,
-        "__qualname__": base.__qualname__,
-        "__doc__": base.__doc__,
-        # A property, since it wins over an attribute of the instance: also a ``call_api`` that
-        # somebody put on the client itself is watched. It gives `_send` as a bound method, and
-        # is made of callables written in C, so that it is no Python call.
-        "call_api": property(functools.partial(types.MethodType, _send)),
-        "__copy__": lambda self: audit_api_client(
-            copy.copy(self._audit_original), self._audit_recorder
-        ),
-        "__deepcopy__": lambda self, memo: audit_api_client(
-            copy.deepcopy(self._audit_original, memo), self._audit_recorder
-        ),
-        "__reduce_ex__": lambda self, _protocol: _refuse_pickle(self._audit_original),
-    }
-    return type(base.__name__, (base,), members)
-
-
-def _send(twin: Any, *args: Any, **kwargs: Any) -> Any:
-    return observe_call_api(
-        twin._audit_recorder,  # noqa: SLF001  (our own slots)
-        twin._audit_original.call_api,  # noqa: SLF001
-        args,
-        kwargs,
-        depth=2,
-    )
-
-
-def audit_api_client(api_client: Any, recorder: Recorder) -> Any:
-    """An audited twin of an `ApiClient`.
-
-    The twin is of a subclass, and shares the original's attributes (the very dictionary), so
-    every change of the one is seen in the other. A wrapt proxy did the same at 20 us a call: the
-    SDK looks up six attributes of its `ApiClient` in each.
-    """
-    twin: Any = object.__new__(_audited_class(cast("Hashable", type(api_client))))
-    twin.__dict__ = api_client.__dict__
-    twin._audit_original = api_client  # noqa: SLF001
-    twin._audit_recorder = recorder  # noqa: SLF001
-    return twin
-
-
-def is_audited(api_client: Any) -> bool:
-    """Whether an `ApiClient` is an audited twin."""
-    return hasattr(api_client, "_audit_original")
 
 
 class AuditedClient(wrapt.BaseObjectProxy[Any]):
@@ -99,7 +48,7 @@ class AuditedClient(wrapt.BaseObjectProxy[Any]):
 
     @api_client.setter
     def api_client(self, value: Any) -> None:
-        self.__wrapped__.api_client = getattr(value, "_audit_original", value)
+        self.__wrapped__.api_client = original(value)
 
     def __getattr__(self, name: str) -> Any:
         wrapped = self.__wrapped__
@@ -149,7 +98,7 @@ class AuditedClient(wrapt.BaseObjectProxy[Any]):
         return AuditedClient(copy.deepcopy(self.__wrapped__, memo), self._self_recorder)
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
-        _refuse_pickle(self.__wrapped__)
+        refuse_pickle(self.__wrapped__)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -267,11 +216,3 @@ def _audit_operations(group: Any, recorder: Recorder) -> None:
             method = types.MethodType(function, group)
             run = own.get(called_as, method)
             own[called_as] = audited_operation(recorder, method, run, called_as, keep_audited)
-
-
-def _refuse_pickle(wrapped: Any) -> NoReturn:
-    raise TypeError(
-        f"an audited {type(wrapped).__name__} cannot be pickled: it is tied to this process's "
-        "journal (and holds an API key). Make the client in the process that uses it, and audit "
-        "it there."
-    )

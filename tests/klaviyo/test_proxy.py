@@ -453,3 +453,63 @@ def test_a_subclass_with_slots_and_values(fake, auditor):
     assert (klaviyo.note, klaviyo.limit) == ("x", 3)
     client.limit = 4
     assert klaviyo.limit == 4
+
+
+REST_CLIENT = {
+    "client": lambda client: client.api_client.rest_client,
+    "group": lambda client: client.Lists.api_client.rest_client,
+    "copy": lambda client: copy.copy(client.api_client.rest_client),
+}
+
+
+@pytest.mark.parametrize("way", REST_CLIENT)
+def test_the_rest_client_is_audited_and_guarded(way, client, fake, trail):
+    with Auditor(journal=trail.folder, guard="development") as auditor:
+        rest = REST_CLIENT[way](auditor.audit(client))
+        url = f"{fake.url}/api/lists/L1"
+        with pytest.raises(AccessDenied):
+            rest.request("DELETE", url, headers={})
+        assert fake.count == 0
+        assert rest.request(method="GET", url=url).status == 200
+        with suppress_audit():
+            rest.request("GET", url)
+    denied, got = trail.outcomes()
+    assert (denied["action"], denied["result"]) == ("klaviyo.lists.delete_list", "denied")
+    assert (got["action"], got["http"]["status"]) == ("klaviyo.lists.get_list", 200)
+    assert type(rest).__name__ == "RESTClientObject"
+    assert isinstance(rest, type(client.api_client.rest_client))
+
+
+def test_a_request_that_is_put_into_the_rest_client_is_run_once_and_recorded_once(
+    auditor, client, fake, trail
+):
+    """As programs do to log or to mock: they take what is there and put their own around it."""
+    audited = auditor.audit(client)
+    rest = audited.api_client.rest_client
+    taken = rest.request
+    seen = []
+
+    def request(*args, **kwargs):
+        seen.append(args[0])
+        return taken(*args, **kwargs)
+
+    rest.request = request
+    audited.Lists.get_list("L1")
+    assert audited.api_client.rest_client.request("GET", f"{fake.url}/api/lists/L2").status == 200
+    assert seen == ["GET", "GET"]
+    rest.request = taken
+    audited.Lists.get_list("L3")
+    assert seen == ["GET", "GET"]
+    assert [entry["resource"][-2:] for entry in trail.outcomes()] == ["L1", "L2", "L3"]
+    assert {entry["http"]["requests"] for entry in trail.outcomes()} == {1}
+    assert fake.count == 3
+
+
+def test_a_rest_client_that_is_exchanged(auditor, client, fake, trail):
+    audited = auditor.audit(client)
+    audited.api_client.rest_client = other = fake.client().api_client.rest_client
+    assert client.api_client.rest_client is other
+    audited.api_client.rest_client = audited.api_client.rest_client
+    assert client.api_client.rest_client is other
+    audited.Lists.get_list("L1")
+    assert len(trail.outcomes()) == 1
