@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import time
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,11 +20,13 @@ from klaviyo_audit.journal.merkle import leaf_hash
 from klaviyo_audit.journal.removals import read_removals, read_removed, signed_record
 from klaviyo_audit.journal.segments import rotated_files, spans
 from klaviyo_audit.journal.statements import RETENTION
+from klaviyo_audit.journal.walltime import CautiousClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from klaviyo_audit.journal.checkpoint import Checkpoint
     from klaviyo_audit.journal.segments import Segment
     from klaviyo_audit.journal.treelog import TreeLog
 
@@ -39,7 +42,8 @@ class Retention:
     """How much of the journal is kept.
 
     Args:
-        days: Age (of its last line) at which a file is removed; None: never for its age.
+        days: Age at which a file is removed: that of the signed checkpoint at its end, and no line
+            is taken to be older than those before it. None: never for its age.
         max_bytes: Size of all journal files together above which the oldest are removed; None:
             never for that.
         needed_from: Gives the first leaf, or the number of the first file, that somebody still
@@ -53,6 +57,7 @@ class Retention:
     max_bytes: int | None = None
     needed_from: Callable[[], int] | None = None
     announce: Announce | None = None
+    clock: CautiousClock = field(default_factory=CautiousClock)
 
     @property
     def is_off(self) -> bool:
@@ -107,14 +112,16 @@ def retain(log: TreeLog, policy: Retention) -> Iterator[None]:
     _remove_announced(log, paths, policy.announce)
     sizes = {file: path.stat().st_size for file, path in paths.items() if path.exists()}
     total = sum(sizes.values()) + _live_size(log.directory)
-    now = time.time()
-    for group in groups(log.segments, read_removed(log.directory, log.signer.verifier).size):
+    removed = read_removed(log.directory, log.signer.verifier).size
+    now = policy.clock.now()
+    newest = _sealed_at(log, removed) if removed and policy.days is not None else 0.0
+    for group in groups(log.segments, removed):
         if group.end > log.sealed or not all(map(log.is_done, group.files)):
             return
         if policy.needed_from and group.end > policy.needed_from():
             return
-        times = (paths[file].stat().st_mtime for file in group.files if file in paths)
-        newest = max(times, default=now)
+        if policy.days is not None:
+            newest = max(newest, _sealed_at(log, group.end))
         if policy.days is not None and now - newest > policy.days * _DAY:
             reason = "age"
         elif policy.max_bytes is not None and total > policy.max_bytes:
@@ -128,6 +135,26 @@ def retain(log: TreeLog, policy: Retention) -> Iterator[None]:
         total -= size
 
 
+def _signed(log: TreeLog, size: int) -> Checkpoint:
+    """The checkpoint over that many lines, where a file ends."""
+    note = checkpoint_of_size(log.directory, size)
+    if note is None:
+        raise JournalCorrupt(
+            f"the first {size} lines in {log.directory}, at the end of a file, have no checkpoint; "
+            "no further ones are removed (`klaviyo-audit verify` tells more)"
+        )
+    return open_checkpoint(note, log.signer.verifier)
+
+
+def _sealed_at(log: TreeLog, size: int) -> float:
+    """When that many lines were sealed, as the log has signed it: seconds since the epoch.
+
+    Not what the file system says: a file's time is whatever `touch` or a restored backup made it.
+    """
+    sealed_at = _signed(log, size).sealed_at
+    return datetime.fromisoformat(sealed_at).timestamp() if sealed_at else math.inf
+
+
 def _record(log: TreeLog, group: Group, facts: Mapping[str, Any]) -> Iterator[None]:
     """Say durably what is removed, when it has been read again and is what was signed."""
     tree = read_removed(log.directory, log.signer.verifier)
@@ -135,13 +162,10 @@ def _record(log: TreeLog, group: Group, facts: Mapping[str, Any]) -> Iterator[No
     while batch := list(islice(lines, _LINES)):
         tree = tree.extended(map(leaf_hash, batch))
         yield
-    note = checkpoint_of_size(log.directory, group.end)
-    signed = open_checkpoint(note, log.signer.verifier) if note else None
-    if signed is None or signed.root != tree.root():
-        why = "differ from what was signed" if signed else "have no checkpoint at their end"
+    if _signed(log, group.end).root != tree.root():
         raise JournalCorrupt(
-            f"the lines {group.start} to {group.end - 1} in {log.directory} {why}; they are not "
-            "removed (`klaviyo-audit verify` tells more)"
+            f"the lines {group.start} to {group.end - 1} in {log.directory} differ from what was "
+            "signed; they are not removed (`klaviyo-audit verify` tells more)"
         )
     paths = rotated_files(log.directory)
     record = {

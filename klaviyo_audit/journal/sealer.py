@@ -53,7 +53,7 @@ class Sealer:
         rotate_bytes: Size at which the live file is rotated.
         rotate_age: Age at which it is rotated, in seconds.
         compress: How rotated files are compressed.
-        retain_days: Age at which rotated files are removed; None: never.
+        retain_days: Age (since they were sealed) at which rotated files are removed; None: never.
         retain_bytes: Size of all files together above which the oldest are removed; None: never.
         origin: What the log is called in its checkpoints; None: a name is made.
         signing_key: The private key, as `klaviyo_audit.journal.note.Signer.to_text` gives it;

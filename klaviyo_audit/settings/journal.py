@@ -90,7 +90,9 @@ class JournalSettings(BaseModel):
         "zstd", description="How rotated files are compressed."
     )
     retain_days: DaysOrNone = Field(
-        None, description="Age at which rotated files are removed, in days; not set: never."
+        None,
+        description="Age (since they were sealed) at which rotated files are removed, in days; not "
+        "set: never.",
     )
     retain_bytes: SizeOrNone = Field(
         None, description="Total size above which the oldest files are removed; not set: never."

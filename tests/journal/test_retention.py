@@ -8,8 +8,10 @@ import time
 
 import pytest
 
+from klaviyo_audit import clock
 from klaviyo_audit.errors import JournalCorrupt
-from klaviyo_audit.journal import proof
+from klaviyo_audit.journal import chores, proof, walltime
+from klaviyo_audit.journal.checkpoint import read_notes
 from klaviyo_audit.journal.folder import AppendFile
 from klaviyo_audit.journal.leaves import leaves
 from klaviyo_audit.journal.merkle import CompactRange, leaf_hash
@@ -119,16 +121,140 @@ def test_the_oldest_files_go_until_the_rest_is_small_enough(files):
     check_what_is_left(files, lines)
 
 
-def test_files_go_when_they_are_old_enough(files):
+def sealed_days_ago(folder, *days):
+    """A rotated file for each, and a live one, sealed by a clock that showed that time."""
+    now = clock.now
+    for number, ago in enumerate(days):
+        with pytest.MonkeyPatch.context() as patch:
+            sealed_at = clock.timestamp(max(0, time.time_ns() - int(ago * DAY * 1e9)))
+            patch.setattr(clock, "now", lambda sealed_at=sealed_at: sealed_at)
+            append(folder, b"".join(b"line %d %d\n" % (number, at) for at in range(LINES)))
+            seal(folder, rotate_bytes=1, compress="none")
+    assert clock.now is now
+    append(folder, b"live 1\nlive 2\nlive 3\n")
+    seal(folder)
+    return folder
+
+
+def test_files_go_when_they_are_old_enough(folder):
+    files = sealed_days_ago(folder, 9, 8, 1, 9)
     lines = everything(files)
-    now = time.time()
-    for days, path in zip([9, 8, 1, 9], _paths(files)[:-1], strict=True):
-        os.utime(path, (now, now - days * DAY))
     announced, errors = retain(files, retain_days=7.5)
     assert sorted(rotated_files(files)) == [20, 30], "30 is old too, but not the oldest"
     assert not errors
     assert [facts["reason"] for _, facts in announced] == ["age", "age"]
     check_what_is_left(files, lines)
+
+
+@pytest.mark.parametrize("days", [-1000, 0, 9, 1000])
+def test_the_times_of_files_make_no_line_older_or_younger(folder, days):
+    """As `touch`, a backup that was put back, or a copy to another host change them."""
+    files = sealed_days_ago(folder, 9, 8, 1, 1)
+    when = time.time() - days * DAY
+    for path in _paths(files):
+        os.utime(path, (when, when))
+    announced, errors = retain(files, retain_days=7.5)
+    assert sorted(rotated_files(files)) == [20, 30]
+    assert not errors
+    assert len(announced) == 2
+
+
+def test_lines_are_no_older_than_those_before_them(folder):
+    """A host that starts without the time, in 1970, has it some seconds later."""
+    files = sealed_days_ago(folder, 8, 3, 1e9, 1e9, 2)
+    _, errors = retain(files, retain_days=7.5)
+    assert sorted(rotated_files(files)) == [10, 20, 30, 40]
+    _, errors_later = retain(files, retain_days=2.5)
+    assert sorted(rotated_files(files)) == [40]
+    assert not errors
+    assert not errors_later
+
+
+def test_an_age_that_no_checkpoint_says_is_none(folder):
+    files = sealed_days_ago(folder, 9, 9, 9)
+    with (files / "checkpoints").open("rb") as file:
+        notes = [stored.note for stored in read_notes(file)]
+    changed = notes[0].replace(b"\nsealed 20", b"\nsealed 19")
+    for kept in (notes[1:], [changed, *notes[1:]]):
+        (files / "checkpoints").write_bytes(b"".join(note + b"\n" for note in kept))
+        _, errors = retain(files, retain_days=7.5)
+        assert sorted(rotated_files(files)) == [0, 10, 20]
+        assert [type(error) for error in errors] == [JournalCorrupt]
+    (files / "checkpoints").write_bytes(b"".join(note + b"\n" for note in notes))
+    _, errors = retain(files, retain_days=7.5)
+    assert not rotated_files(files)
+    assert not errors
+
+
+class Clocks:
+    """A wall clock that can be set, and one that cannot."""
+
+    def __init__(self, monkeypatch):
+        self.wall, self.steady = time.time_ns(), 10**12
+        monkeypatch.setattr(time, "time_ns", lambda: self.wall)
+        monkeypatch.setattr(walltime, "_steady_ns", lambda: self.steady)
+
+    def go_on(self, seconds):
+        self.wall += int(seconds * 1e9)
+        self.steady += int(seconds * 1e9)
+
+    def set(self, seconds):
+        self.wall += int(seconds * 1e9)
+
+
+def test_a_clock_that_was_set_forward_is_believed_after_a_day(monkeypatch):
+    clocks = Clocks(monkeypatch)
+    begun = clocks.wall / 1e9
+    cautious = walltime.CautiousClock()
+    clocks.go_on(60)
+    assert cautious.now() == pytest.approx(begun + 60)
+    clocks.set(400 * DAY)
+    assert cautious.now() == pytest.approx(begun + 60)
+    clocks.go_on(DAY - 60)
+    assert cautious.now() == pytest.approx(begun + DAY)
+    clocks.set(DAY)
+    clocks.go_on(120)
+    assert cautious.now() == pytest.approx(begun + DAY + 120), "it was set again"
+    clocks.go_on(DAY - 60)
+    assert cautious.now() == pytest.approx(begun + 2 * DAY + 60)
+    clocks.go_on(60)
+    assert cautious.now() == pytest.approx(begun + 2 * DAY + 120 + 401 * DAY)
+    # What is set back is believed at once: it makes nothing older.
+    clocks.set(-401 * DAY)
+    assert cautious.now() == pytest.approx(begun + 2 * DAY + 120)
+    clocks.set(DAY)
+    assert cautious.now() == pytest.approx(begun + 2 * DAY + 120)
+    clocks.set(-DAY)
+    clocks.go_on(3 * DAY)
+    assert cautious.now() == pytest.approx(begun + 5 * DAY + 120), "a step that was taken back"
+    # What is slewed is followed.
+    for _ in range(100):
+        clocks.go_on(60)
+        clocks.set(1)
+        assert cautious.now() == pytest.approx(clocks.wall / 1e9)
+
+
+def test_nothing_goes_when_the_clock_is_set_forward(folder, monkeypatch):
+    files = sealed_days_ago(folder, 3, 2, 1)
+    clocks = Clocks(monkeypatch)
+    monkeypatch.setattr(chores, "_RETAIN_SECONDS", 0.0)
+    monkeypatch.setattr(chores, "_IDLE_SECONDS", 0.0)
+    sealer = make_sealer(files, compress="none", retain_days=2.5)
+    settle_for_a_while(sealer)
+    assert sorted(rotated_files(files)) == [10, 20]
+    clocks.set(400 * DAY)
+    settle_for_a_while(sealer)
+    assert sorted(rotated_files(files)) == [10, 20]
+    clocks.set(-400 * DAY)
+    clocks.go_on(DAY)
+    settle_for_a_while(sealer)
+    assert sorted(rotated_files(files)) == [20]
+    sealer.close()
+
+
+def settle_for_a_while(sealer):
+    for _ in range(30):
+        sealer.step()
 
 
 def test_nothing_goes_by_default_or_when_it_is_not_due(files):
