@@ -9,6 +9,9 @@ import click
 
 from klaviyo_audit.cli.location import fail, journal_argument, locate
 
+_MOST_DIGITS = 19
+"""Of the number of a line: no journal has 2**63 of them."""
+
 
 @click.command(short_help="Prove that an entry is in the journal, or that it has only grown.")
 @click.argument("what", metavar="[SEQ|ID]", required=False)
@@ -49,7 +52,8 @@ def prove(
             proof = proving.consistency(path, *consistency)
         else:
             assert what is not None
-            proof = proving.prove(path, int(what) if what.isascii() and what.isdigit() else what)
+            is_number = what.isascii() and what.isdigit() and len(what) <= _MOST_DIGITS
+            proof = proving.prove(path, int(what) if is_number else what)
     except (LookupError, KlaviyoAuditError, OSError) as error:
         fail(str(error.args[0] if isinstance(error, LookupError) else error))
     if out is None:

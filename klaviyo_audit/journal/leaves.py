@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from klaviyo_audit.errors import JournalCorrupt
 from klaviyo_audit.journal.checkpoints import sealed_size
 from klaviyo_audit.journal.merkle import LEAF, leaf_hash
+from klaviyo_audit.journal.reader import hashes_of
 from klaviyo_audit.journal.removals import read_removed
 from klaviyo_audit.journal.segments import (
     file_name,
@@ -22,7 +23,7 @@ from klaviyo_audit.journal.segments import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
     from typing import BinaryIO
 
@@ -46,16 +47,44 @@ def leaves(directory: Path, *, end: int | None = None) -> Iterator[bytes]:
         JournalCorrupt: A file is missing, or has fewer lines than were sealed.
         OSError: A file cannot be read.
     """
-    if end is None:
-        end = sealed_size(directory)
+    end = sealed_size(directory) if end is None else end
+    yield from _taken(directory, end, _lines)
+
+
+def leaf_hashes(directory: Path, *, end: int) -> Iterator[bytes]:
+    """The hashes of what `leaves` gives, in little memory however long a line is.
+
+    Args:
+        directory: The journal's folder.
+        end: Leaf to stop before.
+
+    Raises:
+        As for `leaves`.
+    """
+    return _taken(directory, end, _hashes)
+
+
+def _lines(file: BinaryIO, offset: int, count: int) -> Iterator[bytes]:
+    file.seek(offset)
+    return (line.removesuffix(b"\n") for line in islice(file, count))
+
+
+def _hashes(file: BinaryIO, offset: int, count: int) -> Iterator[bytes]:
+    for found in hashes_of(file, offset, count, final=True):
+        yield from (leaf for leaf, _ in found)
+
+
+def _taken(
+    directory: Path, end: int, take: Callable[[BinaryIO, int, int], Iterator[bytes]]
+) -> Iterator[bytes]:
+    """What `take` gives of each stretch of leaves: a file, a place in it, and how many."""
     segments = read_segments(directory)
     live = max((segment.file for segment in segments), default=None)
     done = read_removed(directory).size
     for span in spans(segments, done, end):
         with open_file(directory, span.file, live=live) as file, reading(directory, span.file):
-            file.seek(span.offset)
-            for line in islice(file, span.end - span.start):
-                yield line.removesuffix(b"\n")
+            for item in take(file, span.offset, span.end - span.start):
+                yield item
                 done += 1
         if done != span.end:
             raise JournalCorrupt(

@@ -9,9 +9,9 @@ import orjson
 from klaviyo_audit.entry import Phase
 from klaviyo_audit.journal.checkpoint import Checkpoint
 from klaviyo_audit.journal.checkpoints import checkpoint_of_size, last_checkpoint
-from klaviyo_audit.journal.leaves import leaves
+from klaviyo_audit.journal.leaves import leaf_hashes, leaves
 from klaviyo_audit.journal.line import pieces
-from klaviyo_audit.journal.merkle import consistency_path, inclusion_path, leaf_hash
+from klaviyo_audit.journal.merkle import consistency_path, inclusion_path
 from klaviyo_audit.journal.note import parse_note
 from klaviyo_audit.journal.proof import make_consistency, make_inclusion
 from klaviyo_audit.journal.removals import read_removed
@@ -56,7 +56,7 @@ def prove(directory: Path, index_or_id: int | str, *, note: bytes | None = None)
         line = next(
             line for at, line in enumerate(leaves(directory, end=size), removed.size) if at == index
         )
-    hashes = map(leaf_hash, leaves(directory, end=size))
+    hashes = leaf_hashes(directory, end=size)
     path = inclusion_path(index, size, hashes, removed=removed)
     return make_inclusion(line, index, path, note)
 
@@ -90,14 +90,15 @@ def consistency(directory: Path, old_size: int, new_size: int) -> bytes:
             f"sizes {old_size} and {new_size} can't be compared: they have to rise, and the first "
             f"{removed.size} lines of {directory} were removed"
         )
-    hashes = map(leaf_hash, leaves(directory, end=new_size))
+    hashes = leaf_hashes(directory, end=new_size)
     path = consistency_path(old_size, new_size, hashes, removed=removed)
     return make_consistency(path, notes[0], notes[1])
 
 
 def _find(directory: Path, entry_id: str, size: int) -> tuple[int, bytes]:
     found: tuple[int, bytes] | None = None
-    wanted = orjson.dumps(entry_id)
+    # No entry has a text that is not UTF-8, as an argument of a command can be.
+    wanted = orjson.dumps(entry_id.encode(errors="replace").decode())
     for index, line in enumerate(leaves(directory, end=size), read_removed(directory).size):
         if wanted not in line:
             continue

@@ -201,13 +201,16 @@ def _joined(
         yield b"".join(parts), left_out, leaf.digest()
 
 
-def hashes_of(file: BinaryIO, offset: int, count: int) -> Iterator[list[tuple[bytes, int]]]:
+def hashes_of(
+    file: BinaryIO, offset: int, count: int, *, final: bool = False
+) -> Iterator[list[tuple[bytes, int]]]:
     """The leaf hashes of so many lines from a place on, each with its length, and nothing else.
 
     Args:
         file: As `open_journal` gives it.
         offset: Byte at which a line starts.
         count: How many lines; fewer come where the file has not so many.
+        final: What follows the last newline is a line as well.
     """
     file.seek(offset)
     portions = iter(partial(file.readline, _PORTION_BYTES), b"")
@@ -219,7 +222,7 @@ def hashes_of(file: BinaryIO, offset: int, count: int) -> Iterator[list[tuple[by
             found = [
                 (leaf, left_out + len(line))
                 for line, left_out, leaf in lines
-                if line.endswith(b"\n")
+                if final or line.endswith(b"\n")
             ]
             if not found:
                 return

@@ -15,8 +15,7 @@ from klaviyo_audit.journal.checkpoint import open_checkpoint
 from klaviyo_audit.journal.checkpoints import checkpoint_of_size
 from klaviyo_audit.journal.commit import sync_folder
 from klaviyo_audit.journal.folder import JOURNAL_NAME
-from klaviyo_audit.journal.leaves import leaves
-from klaviyo_audit.journal.merkle import leaf_hash
+from klaviyo_audit.journal.leaves import leaf_hashes
 from klaviyo_audit.journal.removals import read_removals, read_removed, signed_record
 from klaviyo_audit.journal.segments import rotated_files, spans
 from klaviyo_audit.journal.statements import RETENTION
@@ -158,9 +157,9 @@ def _sealed_at(log: TreeLog, size: int) -> float:
 def _record(log: TreeLog, group: Group, facts: Mapping[str, Any]) -> Iterator[None]:
     """Say durably what is removed, when it has been read again and is what was signed."""
     tree = read_removed(log.directory, log.signer.verifier)
-    lines = leaves(log.directory, end=group.end)
-    while batch := list(islice(lines, _LINES)):
-        tree = tree.extended(map(leaf_hash, batch))
+    hashes = leaf_hashes(log.directory, end=group.end)
+    while batch := list(islice(hashes, _LINES)):
+        tree = tree.extended(batch)
         yield
     if _signed(log, group.end).root != tree.root():
         raise JournalCorrupt(

@@ -96,11 +96,14 @@ def test_proof_of_one_line(sealed, tmp_path):
 
 
 def test_what_cannot_be_proved(sealed, tmp_path):
-    for what in ("99", "nope"):
+    for what in ("99", "nope", "9" * 5000, "", "a\nb", os.fsdecode(b"\xff\xfe")):
         refused = run("prove", what, sealed)
         assert refused.exit_code == 2
         assert refused.output.strip()
     assert run("verify-proof", os.devnull).exit_code != 0
+    endless = run("verify-proof", "/dev/zero", "--key", sealed / "sealing.pub")
+    assert endless.exit_code == 1
+    assert "this is not a proof" in endless.output
 
 
 def test_since_and_against_and_key(sealed, tmp_path):

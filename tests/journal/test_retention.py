@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import time
+import tracemalloc
 
 import pytest
 
@@ -13,7 +14,7 @@ from klaviyo_audit.errors import JournalCorrupt
 from klaviyo_audit.journal import chores, proof, walltime
 from klaviyo_audit.journal.checkpoint import read_notes
 from klaviyo_audit.journal.folder import AppendFile
-from klaviyo_audit.journal.leaves import leaves
+from klaviyo_audit.journal.leaves import leaf_hashes, leaves
 from klaviyo_audit.journal.merkle import CompactRange, leaf_hash
 from klaviyo_audit.journal.note import Verifier
 from klaviyo_audit.journal.proving import consistency, prove
@@ -462,3 +463,27 @@ def test_interleaved_files_of_a_real_journal(folder):
     announced, errors = retain(folder, retain_bytes=1)
     assert announced[0][1]["files"] == ["audit-000000000000.jsonl", "audit-000000000002.jsonl"]
     check_what_is_left(folder, lines)
+
+
+def test_a_line_without_end_takes_no_memory(folder):
+    """NUL bytes as a power loss leaves them, or garbage: here 50 MB in what is to be removed."""
+    append(folder, b"first\n")
+    with (folder / "audit.jsonl").open("r+b") as file:
+        file.truncate(50_000_000)
+    append(folder, b"\nlong" + b"g" * 300_000 + b"\nlast")
+    seal(folder, rotate_bytes=1, compress="none")
+    append(folder, b"live\n")
+    seal(folder)
+    tracemalloc.start()
+    try:
+        hashes = list(leaf_hashes(folder, end=4))
+        _, errors = retain(folder, retain_bytes=100)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert not errors
+    assert read_removed(folder).size == 4
+    assert hashes == list(
+        map(leaf_hash, (b"first", bytes(50_000_000 - 6), b"long" + b"g" * 300_000, b"last"))
+    )
+    assert peak < 40_000_000
