@@ -34,7 +34,7 @@ bench: env  ## the numbers of the design, as ratios against peers
 sdks: python  ## the contract tests on the oldest, the newest and three more SDKs, in .venvs/
 	@$(PYTHON) tools/sdk_matrix.py $(ARGS)
 
-peers: env  ## install what the peer tests talk to: Prism, strace, faketime, and SDK 24.0.0 in .venvs/
+peers: env  ## install what the peer tests talk to: Prism, strace, faketime, Chromium, and SDK 24.0.0 in .venvs/
 	@tools/peers.sh
 	@$(PYTHON) tools/sdk_matrix.py --build --sdk $(PRISM_SDK)
 ifneq ($(PYTHON_PEERS),)

@@ -12,7 +12,7 @@ from klaviyo_audit.entry import Phase
 from klaviyo_audit.rendering import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable, Sequence
     from pathlib import Path
 
 _RESULTS: Final = {
@@ -178,28 +178,36 @@ def describe(change: ConsentChange) -> str:
 
 def as_html(found: Account) -> str:
     """The account as one HTML page that loads nothing, with every value escaped."""
-    with_actors = any(one.user_id for one in found.processings)
-    rows = ""
-    for one in found.processings:
-        cells = [_time(one.when), one.what, one.service, one.environment, one.recipient]
-        cells += [one.reason, one.result, *([one.user_id] if with_actors else [])]
-        rows += _row(*cells)
-    who = "<th>By</th>" if with_actors else ""
-    consents = "".join(_row(_time(one.when), describe(one)) for one in found.consents)
+    heads = ["When", "What", "Service", "Environment", "Received by", "Why", "Result"]
+    if any(one.user_id for one in found.processings):
+        heads.append("By")
+    rows = [
+        (
+            *(_time(one.when), one.what, one.service, one.environment, one.recipient),
+            *(one.reason, one.result, one.user_id),
+        )
+        for one in found.processings
+    ]
+    changed = [(_time(one.when), describe(one)) for one in found.consents]
     return _PAGE.format(
         person=escape(found.person),
         made_at=escape(found.made_at),
         count=len(found.processings),
         recipients=escape(", ".join(found.recipients) or "nobody"),
-        who=who,
-        rows=rows,
-        consents=_CONSENTS.format(rows=consents) if consents else "",
+        processings=_table(heads, rows),
+        consents=_CONSENTS.format(table=_table(heads[:2], changed)) if changed else "",
     )
 
 
-def _row(*cells: str | None) -> str:
-    shown = "".join(f"<td>{escape(cell or '')}</td>" for cell in cells)
-    return f"<tr>{shown}</tr>\n"
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str | None]]) -> str:
+    """A table; each cell has its head, too, for windows that are too narrow for columns."""
+    shown = "".join(f"<th>{head}</th>" for head in heads)
+    lines = [f"<table><thead><tr>{shown}</tr></thead><tbody>"]
+    for row in rows:
+        cells = zip(heads, row, strict=False)
+        told = (f'<td data-head="{head}">{escape(cell or "")}</td>' for head, cell in cells)
+        lines.append(f"<tr>{''.join(told)}</tr>")
+    return "\n".join([*lines, "</tbody></table>"])
 
 
 def _time(timestamp: str) -> str:
@@ -210,21 +218,31 @@ def _in(environment: str | None) -> str:
     return f", {clean(environment)}" if environment else ""
 
 
+# Columns of fixed width, since one long word would leave the others a letter's; below 60 em each
+# cell is a line of its own.
 _PAGE: Final = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Account of processing</title>
-<style>body{{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:60em;padding:0 1em}}
-table{{border-collapse:collapse;width:100%}}th,td{{text-align:left;padding:.3em .6em;
-border-bottom:1px solid #ccc;vertical-align:top;overflow-wrap:anywhere}}</style></head><body>
+<style>
+body{{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:80em;padding:0 1em;
+overflow-wrap:anywhere}}
+table{{border-collapse:collapse;width:100%;table-layout:fixed}}
+th,td{{text-align:left;padding:.3em .6em;border-bottom:1px solid #ccc;vertical-align:top}}
+th{{width:8em}}th:nth-child(6),th:nth-child(8),th:last-child:nth-child(2){{width:auto}}
+@media(max-width:60em){{
+thead{{display:none}}table,tbody,tr,td{{display:block}}
+tr{{padding:.5em 0;border-bottom:1px solid #ccc}}td{{border:0;padding:.1em 0}}
+td:empty{{display:none}}
+td::before{{content:attr(data-head) ": ";font-weight:bold}}
+}}
+</style></head><body>
 <h1>Account of processing</h1>
 <p>For <strong>{person}</strong>, made at {made_at}: {count} records. Received by: {recipients}.</p>
-<table><thead><tr><th>When</th><th>What</th><th>Service</th><th>Environment</th><th>Received by</th>
-<th>Why</th><th>Result</th>{who}</tr></thead><tbody>
-{rows}</tbody></table>
+{processings}
 {consents}</body></html>
 """
 _CONSENTS: Final = """<h2>Changes of consent</h2>
-<table><thead><tr><th>When</th><th>What</th></tr></thead><tbody>
-{rows}</tbody></table>
+{table}
 """

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from klaviyo_audit import Auditor
+from klaviyo_audit import AccessDenied, Auditor
 from klaviyo_audit.klaviyo.apikeys import ApiKey, KeysUnreadable, find_api_key, list_api_keys
 from klaviyo_audit.klaviyo.keys import fingerprint
 from klaviyo_audit.security.keyuse import Flag, flags, key_uses
@@ -78,7 +78,26 @@ def test_the_keys_of_a_real_trail(tmp_path, monkeypatch):
     assert of_dead["scopes"] == {}
     text = command(cwd=tmp_path).stdout
     assert "revoked in use" in text
+    assert text.count("  calls  2, of them 1 failed or denied\n") == 2
+    assert text.count("  calls  2, of them 2 failed or denied\n") == 1
     assert not any(key in text + done.stdout for key in (reader, writer, dead))
+
+
+def test_what_the_guard_denied_counts_as_failed_or_denied(tmp_path):
+    """It used the key as far as the program goes, and nothing was sent."""
+    with (
+        FakeKlaviyo() as fake,
+        Auditor(journal=tmp_path / "trail", service="shop", guard="development") as auditor,
+    ):
+        klaviyo = auditor.audit(fake.client())
+        klaviyo.Lists.get_lists()
+        for _ in range(2):
+            with pytest.raises(AccessDenied):
+                klaviyo.Lists.delete_list("L1")
+        assert fake.count == 1
+    assert "  calls  3, of them 2 failed or denied\n" in command(cwd=tmp_path).stdout
+    (use,) = json.loads(command("--format", "json", cwd=tmp_path).stdout)
+    assert (use["calls"], use["failures"]) == (3, 2)
 
 
 def test_a_key_that_is_too_old():
