@@ -28,7 +28,7 @@ logged() { # NAME COMMAND...: run quietly, show the end of what it printed if it
 packages=()
 command -v strace >/dev/null || packages+=(strace)
 command -v faketime >/dev/null || packages+=(faketime)
-command -v chromium >/dev/null || packages+=(chromium fonts-dejavu-core)
+command -v chromium >/dev/null || command -v google-chrome >/dev/null || packages+=(chromium fonts-dejavu-core)
 command -v node >/dev/null || packages+=(nodejs)
 command -v npm >/dev/null || packages+=(npm)
 if ((${#packages[@]})); then

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from klaviyo_audit.testing import FakeKlaviyo
 from tests.peers.conftest import required
 from tests.peers.processes import PeerMissing
 
-CHROMIUM = Path("/usr/bin/chromium")
+CHROMIUM = Path(shutil.which("chromium") or shutil.which("google-chrome") or "chromium")
 KEY = "0123456789abcdef0123456789abcdef"
 PERSON = "dana.with-a-rather-long-name.of-many-parts+newsletter@mail.subdomain.example.com"
 HOSTILE = "<script>document.title='run'</script><img src=http://127.0.0.1:9/x onerror=alert(1)>"
