@@ -4,6 +4,8 @@ import contextlib
 import subprocess
 import time
 
+from tests.waiting import PATIENCE
+
 
 @contextlib.contextmanager
 def running(folder):
@@ -18,7 +20,7 @@ def running(folder):
     with log.open("wb") as sink:
         server = subprocess.Popen(command, cwd=folder, stdout=sink, stderr=sink)
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         while not socket.exists():
             assert server.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
@@ -26,4 +28,4 @@ def running(folder):
         yield f"redis+socket://{socket}"
     finally:
         server.terminate()
-        server.wait(20)
+        server.wait(PATIENCE)

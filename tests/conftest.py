@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,10 @@ from klaviyo_audit.testing import FakeKlaviyo
 from tests import broker, planted
 
 settings.register_profile(
-    "project", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    "project",
+    deadline=None,
+    # How long examples take to make says how busy the machine is.
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 settings.load_profile("project")
 
@@ -62,6 +66,8 @@ def _clean_environment(monkeypatch, tmp_path):
     for name in list(os.environ):
         if name.startswith("KLAVIYO_AUDIT_") and name != "KLAVIYO_AUDIT_REQUIRE_PEERS":
             monkeypatch.delenv(name)
+    # The two seconds of the default are soon over on a busy machine.
+    monkeypatch.setenv("KLAVIYO_AUDIT_SHIP_EXIT_WAIT", "60")
     monkeypatch.chdir(tmp_path)
 
 
@@ -114,6 +120,13 @@ def broker_url(tmp_path_factory):
     """URL of a broker for Celery."""
     with broker.running(tmp_path_factory.mktemp("b")) as url:
         yield url
+
+
+@pytest.fixture
+def said(caplog):
+    """What this thread has logged; those that other tests have left running may log as well."""
+    me = threading.get_ident()
+    return lambda: [each.getMessage() for each in caplog.records if each.thread == me]
 
 
 @pytest.fixture

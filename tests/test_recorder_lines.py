@@ -5,7 +5,7 @@ import time
 
 import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from klaviyo_audit import Result, acting_as, clock
@@ -54,7 +54,7 @@ def last_line(writer):
     return writer.path.read_bytes().splitlines(keepends=True)[-1]
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200)
 @given(
     action=STRINGS,
     resource=st.none() | STRINGS,

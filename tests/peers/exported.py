@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from tests.peers.processes import PeerMissing, free_port
+from tests.peers.processes import PeerMissing
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable

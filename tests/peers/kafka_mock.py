@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from tests.peers.processes import PeerMissing
+from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -128,7 +129,7 @@ class MockCluster:
         topic: str,
         is_enough: Callable[[list[Message]], bool],
         partitions: int = 1,
-        seconds: float = 30.0,
+        seconds: float = PATIENCE,
     ) -> list[Message]:
         """The messages of a topic, until there are enough and none came for half a second."""
         from confluent_kafka import Consumer, TopicPartition

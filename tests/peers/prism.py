@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.peers.processes import PeerMissing, free_port, running
+from tests.peers.processes import PeerMissing, running
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,18 +19,12 @@ class PeerMissing(Exception):
     """Something the test talks to is not on this machine; the message says what to do."""
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
-
-
 @contextmanager
 def running(
     arguments: Sequence[str],
     ports: Sequence[int],
     output: Path,
-    seconds: float = 30,
+    seconds: float = 90,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:

@@ -41,7 +41,7 @@ def journal(tmp_path_factory):
 def kingfisher(folder):
     done = subprocess.run(
         [SCRIPTS / "kingfisher", "scan", folder, "--no-validate", "--no-update-check", "--format", "json"],
-        capture_output=True, timeout=170, check=False,
+        capture_output=True, timeout=250, check=False,
     )  # fmt: skip
     return json.loads(done.stdout.splitlines()[0])["findings"]
 
@@ -51,12 +51,12 @@ def detect_secrets(path):
         [SCRIPTS / "detect-secrets", "-c", "1", "scan", "--no-verify", "-p", PLUGIN,
          "--disable-plugin", "HexHighEntropyString", "--disable-plugin", "Base64HighEntropyString",
          "--disable-plugin", "KeywordDetector", path.name],
-        capture_output=True, timeout=170, check=True, cwd=path.parent,
+        capture_output=True, timeout=250, check=True, cwd=path.parent,
     )  # fmt: skip
     return [one for found in json.loads(done.stdout)["results"].values() for one in found]
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_kingfisher_finds_nothing(journal, needed, tmp_path):
     needed(SCRIPTS / "kingfisher")
     copy = tmp_path / "journal"
@@ -67,7 +67,7 @@ def test_kingfisher_finds_nothing(journal, needed, tmp_path):
     assert kingfisher(copy) != [], "it would have found a key"
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_detect_secrets_finds_nothing(journal, tmp_path):
     # A random identifier is what high entropy means: ids, digests and pseudonyms are that.
     lines = journal.read_bytes().splitlines(keepends=True)

@@ -25,7 +25,7 @@ def _kingfisher(folder):
     done = subprocess.run(
         [SCRIPTS / "kingfisher", "scan", folder, "--no-validate", "--no-update-check", "--rule", "betterleaks.klaviyo-api-key",
          "--format", "json"],
-        capture_output=True, timeout=110, check=False,
+        capture_output=True, timeout=250, check=False,
     )  # fmt: skip
     # Its exit code says that there are finds.
     report = json.loads(done.stdout.splitlines()[0])
@@ -41,13 +41,13 @@ def _detect_secrets(folder):
     ]  # fmt: skip
     done = subprocess.run(
         [SCRIPTS / "detect-secrets", "-c", "1", "scan", "--no-verify", *small],
-        capture_output=True, timeout=110, check=True, cwd=folder,
+        capture_output=True, timeout=250, check=True, cwd=folder,
     )  # fmt: skip
     listed = json.loads(done.stdout)["results"].values()
     return {one["hashed_secret"] for results in listed for one in results}
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_what_others_find_we_find(planted, needed, capsys):
     needed(SCRIPTS / "kingfisher")
     folder, keys, standing = planted

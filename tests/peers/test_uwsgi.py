@@ -17,7 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.peers.processes import free_port, running
+from tests.peers.processes import running
+from tests.ports import free_port
+from tests.waiting import PATIENCE
 
 APPLICATION = """
 import os
@@ -30,7 +32,7 @@ auditor.record("loaded")
 
 def application(environ, start_response):
     auditor.record("called", metadata={"pid": os.getpid()})
-    flushed = environ["PATH_INFO"] == "/flush" and auditor.flush(10)
+    flushed = environ["PATH_INFO"] == "/flush" and auditor.flush(60)
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [f"{os.getpid()} {flushed}".encode()]
 """
@@ -50,17 +52,17 @@ def serving(needed, folder, *options):
         with running(command, [port], folder / "uwsgi.txt") as process:
             yield f"http://127.0.0.1:{port}"
             process.send_signal(signal.SIGTERM)
-            process.wait(20)
+            process.wait(PATIENCE)
     finally:
         del os.environ["TRAIL"], os.environ["KLAVIYO_AUDIT_PSEUDONYM_KEY"]
 
 
 def get(url):
-    with urllib.request.urlopen(url, timeout=20) as answer:
+    with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
         return answer.read().decode()
 
 
-def wait_for(file, words, count, seconds=15):
+def wait_for(file, words, count, seconds=PATIENCE):
     until = time.monotonic() + seconds
     while (found := file.read_text().count(words)) < count and time.monotonic() < until:
         time.sleep(0.1)

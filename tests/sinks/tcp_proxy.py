@@ -7,6 +7,8 @@ import threading
 import time
 from contextlib import suppress
 
+from tests.ports import free_port
+
 _CHUNK = 1 << 16
 
 
@@ -39,8 +41,8 @@ class TcpProxy:
         self._down = threading.Event()
         self._closing = False
         self.handshakes_failed = 0
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=50)
-        self.port = self._listener.getsockname()[1]
+        self.port = free_port()
+        self._listener = socket.create_server(("127.0.0.1", self.port), backlog=50)
         threading.Thread(target=self._accept, daemon=True).start()
 
     def go_down(self, seconds):
