@@ -12,6 +12,7 @@ import pytest
 pytest.register_assert_rewrite("tests.faults.aftermath")
 
 from tests.faults.warm import WarmParent  # noqa: E402  (asserts are rewritten before the import)
+from tests.waiting import PATIENCE  # noqa: E402
 
 
 def missing(what: str) -> None:
@@ -52,7 +53,7 @@ class Server:
 
     def close(self) -> None:
         self._process.stdin.close()
-        self._process.wait(10)
+        self._process.wait(PATIENCE)
         self._process.stdout.close()
 
 

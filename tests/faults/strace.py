@@ -10,6 +10,8 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.waiting import PATIENCE
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -24,7 +26,7 @@ def run(
     program: Program,
     log: Path,
     options: list[str],
-    seconds: float = 30,
+    seconds: float = PATIENCE,
     *,
     follow: bool = True,
 ) -> int:
@@ -68,7 +70,7 @@ def running(
 
 
 def _wait_until_traced(pid: int, tracer: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     status = Path(f"/proc/{pid}/status")
     while "TracerPid:\t0\n" in status.read_text():
         if tracer.poll() is not None or time.monotonic() > deadline:

@@ -21,6 +21,7 @@ from tests.conftest import Trail
 from tests.faults.conftest import missing
 from tests.journal.checking import verify
 from tests.sinks.conftest import Recorded
+from tests.waiting import PATIENCE
 
 LIST = {"data": {"type": "list", "attributes": {"name": "Newsletter"}}}
 PROFILES = {"data": [{"type": "profile", "id": "P1"}]}
@@ -373,7 +374,11 @@ os._exit(0 if auditor.lost == 2 else 1)
 """
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
-            [sys.executable, "-c", program], cwd=tmp_path, stderr=full, timeout=60, check=False
+            [sys.executable, "-c", program],
+            cwd=tmp_path,
+            stderr=full,
+            timeout=PATIENCE,
+            check=False,
         )
     assert done.returncode == 0
     assert fake.count == 1
@@ -395,12 +400,13 @@ def test_a_sinks_own_files_on_a_full_disk(disk, make):
         return Rejected(entries[1:2], "too large")
 
     sink.raises = [reject_one]
-    assert not worker.run_once(1)
+    for _ in range(4):
+        worker.step(urgent=True)
     assert any("dead letters cannot be written" in message for message in told), told
     assert load_bookmark(worker.folder) is None, "what cannot be written down is not done with"
 
     disk.make_room()
-    assert worker.run_once(10)
+    assert worker.run_once(PATIENCE)
     assert len(sink.calls) == 1, "what was acknowledged is not sent again"
     letters = [
         json.loads(line) for line in (worker.folder / "dead.jsonl").read_bytes().splitlines()
@@ -412,7 +418,8 @@ def test_a_sinks_own_files_on_a_full_disk(disk, make):
     before = load_bookmark(worker.folder)
     disk.fill()
     told.clear()
-    worker.run_once(1)
+    for _ in range(4):
+        worker.step(urgent=True)
     assert "later" in sink.actions, "a full disk keeps nothing from the sink"
     assert any("cannot be" in message for message in told), told
     assert load_bookmark(worker.folder) == before, "the old one, not a half of the new one"
@@ -423,5 +430,5 @@ def test_a_sinks_own_files_on_a_full_disk(disk, make):
     worker.close()
     again = Recorded()
     with contextlib.closing(Shipper(disk.folder / "trail", again, pace=Pace())) as another:
-        assert another.run_once(10)
+        assert another.run_once(PATIENCE)
     assert set(again.actions) <= {"later"}, "only what no bookmark could be saved for"

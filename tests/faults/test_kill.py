@@ -13,6 +13,7 @@ import pytest
 from klaviyo_audit.journal.line import claim
 from tests.faults.aftermath import check_recovered, content
 from tests.faults.ledger import LEFT_BY_CRASH, Ledger
+from tests.waiting import PATIENCE
 
 KILLS = int(os.environ.get("FAULTS_KILLS", "200"))
 """5,000 in the long run: ``FAULTS_KILLS=5000``."""
@@ -45,8 +46,7 @@ def kill_one_group(warm, calling, folder, url, number, chance, settings):
     program.go()
     began = 0
     if chance.random() < 0.8:
-        # A process may be late on a busy machine; then the group dies while it starts.
-        while began < PROCESSES and select.select([calling[0]], [], [], 2.0)[0]:
+        while began < PROCESSES and select.select([calling[0]], [], [], PATIENCE)[0]:
             began += len(os.read(calling[0], PROCESSES))
     # A sealer needs its time to begin.
     time.sleep(chance.uniform(0, 0.3 if settings else 0.06))
@@ -92,7 +92,7 @@ def check_what_was_left(folder, requests, figures):
     return content(folder / "trail")
 
 
-@pytest.mark.timeout(60 + KILLS)
+@pytest.mark.timeout(300 + 3 * KILLS)
 def test_nothing_a_killed_program_did_is_without_a_record(warm, calling, server, tmp_path, capsys):
     figures = Counter()
     chance = random.Random(SEED)

@@ -259,7 +259,7 @@ CONFIGURATIONS = pytest.mark.parametrize(
 
 
 @CONFIGURATIONS
-@pytest.mark.timeout(3600 if ALL else 120)
+@pytest.mark.timeout(3600 if ALL else 600)
 def test_a_fault_in_each_system_call(scripted, needed, tmp_path, capsys, request):
     tracer = needed("strace", "apt-get install strace")
     log = tmp_path / "strace"
@@ -302,7 +302,7 @@ SHORT_WRITES = list(itertools.product(range(12), (0, 1, 700, 1700), ("lifted", "
 
 
 @CONFIGURATIONS
-@pytest.mark.timeout(1200 if ALL else 120)
+@pytest.mark.timeout(1200 if ALL else 600)
 def test_a_line_of_which_only_a_part_fits(scripted, request):
     program = scripted.prepare()
     program.go()

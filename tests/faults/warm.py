@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.waiting import PATIENCE
+
 _WORKERS = Path(__file__).parent / "workers"
 
 
@@ -66,7 +68,7 @@ class WarmParent:
     def close(self) -> None:
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
-        self._process.wait(10)
+        self._process.wait(PATIENCE)
         self._process.stdout.close()
         self._errors.close()
 
@@ -78,7 +80,7 @@ class WarmParent:
                 self._process.stdin.flush()
             answer = self._process.stdout.readline()
         if not answer:
-            status = self._process.wait(10)
+            status = self._process.wait(PATIENCE)
             self._errors.seek(0)
             raise RuntimeError(f"the warm parent ended ({status}): {self._errors.read().decode()}")
         return json.loads(answer)

@@ -24,12 +24,14 @@ from klaviyo_audit.journal.removals import read_removed
 from klaviyo_audit.journal.sealer import Sealer
 from klaviyo_audit.journal.segments import decompressed
 from klaviyo_audit.journal.writer import JournalWriter
+from tests.waiting import PATIENCE
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["pytest", "tests.journal.sealing"])
 
 NEVER = 1e9
 """Seconds."""
+_STEP_SECONDS = 0.002
 
 
 def entry(number, size=100):
@@ -72,19 +74,23 @@ def make_sealer(folder, **options):
 
 
 def settle(sealer, seconds=0.0):
-    """Step until there is nothing more to do, for at least some seconds."""
-    deadline = time.monotonic() + seconds
-    limit = time.monotonic() + 20
-    while sealer.step() or time.monotonic() < deadline:
+    """Step until there is nothing more to do, for at least some seconds.
+
+    They are counted in steps: with a clock, a machine that stands still after the first one would
+    leave out all others, and what one begins another has to finish.
+    """
+    limit = time.monotonic() + PATIENCE
+    while sealer.step() or seconds > 0:
         assert time.monotonic() < limit, "the sealer never rests"
-        time.sleep(0.002)
+        time.sleep(_STEP_SECONDS)
+        seconds -= _STEP_SECONDS
 
 
 def seal(folder, **options):
     """Seal what there is, like the command; raise what the sealer reports."""
     errors = []
     sealer = make_sealer(folder, on_error=errors.append, **options)
-    sealer.close()
+    sealer.close(PATIENCE)
     if errors:
         raise errors[0]
 
@@ -185,10 +191,10 @@ class Child:
     def end(self):
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
-        self.process.join(20)
+        self.process.join(PATIENCE)
 
     def wait(self):
-        self.process.join(60)
+        self.process.join(PATIENCE)
         assert self.process.exitcode == 0
 
 

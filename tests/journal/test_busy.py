@@ -10,6 +10,7 @@ import pytest
 
 from klaviyo_audit.journal.findings import Severity
 from tests.journal.checking import verify
+from tests.waiting import PATIENCE
 
 PROGRAM = """
 import sys, threading
@@ -46,7 +47,7 @@ def test_no_false_alarm(tmp_path, how, bound):
     ) as process:
         try:
             process.stdout.readline()
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + PATIENCE
             while time.monotonic() < deadline and (
                 len(reports) < 6
                 or len(reports[-1].files) < 3

@@ -21,6 +21,7 @@ from klaviyo_audit.journal.findings import Kind, Severity
 from klaviyo_audit.journal.removals import read_removed
 from tests.journal import sealing
 from tests.journal.checking import verify
+from tests.waiting import PATIENCE
 
 EXAMPLES = int(os.environ.get("KLAVIYO_AUDIT_MODEL_EXAMPLES", "8"))
 DONE = Counter()
@@ -55,7 +56,7 @@ class Process:
         assert self._answer() == "open"
 
     def _answer(self):
-        assert self.pipe.poll(30), "the process does not answer"
+        assert self.pipe.poll(PATIENCE), "the process does not answer"
         return self.pipe.recv()
 
     def tell(self, start, count):

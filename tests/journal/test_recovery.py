@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 
 import pytest
 
@@ -15,6 +14,7 @@ from klaviyo_audit.journal import recovery
 from klaviyo_audit.journal.format import encode
 from tests.journal import sealing
 from tests.journal.checking import verify
+from tests.waiting import PATIENCE
 
 LIST = {"data": {"type": "list", "attributes": {"name": "Newsletter"}}}
 
@@ -33,7 +33,7 @@ def kill(*args, **kwargs):
 {textwrap.dedent(body)}
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, timeout=60, check=False, capture_output=True
+        [sys.executable, "-c", code], cwd=folder, timeout=PATIENCE, check=False, capture_output=True
     )
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
 
@@ -54,7 +54,7 @@ def killed(tmp_path, fake):
 
 def wait_for_recovery(auditor):
     if auditor._recovery is not None:
-        auditor._recovery.join(10)
+        auditor._recovery.join(PATIENCE)
 
 
 @pytest.mark.usefixtures("killed")
@@ -142,8 +142,7 @@ def test_many_at_once_close_each_intent_once(trail):
     programs = [
         subprocess.Popen([sys.executable, "-c", code], cwd=trail.folder.parent) for _ in range(5)
     ]
-    assert [program.wait(60) for program in programs] == [0] * 5
-    time.sleep(0.1)
+    assert [program.wait(PATIENCE) for program in programs] == [0] * 5
     assert sum(line.get("result") == "unknown" for line in trail.lines()) == 1
     assert sum(line["action"] == "journal.recover" for line in trail.lines()) == 1
 

@@ -29,6 +29,7 @@ from tests.journal.sealing import (
     settle,
     write,
 )
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -149,7 +150,7 @@ def test_the_late_lines_of_a_stopped_writer_are_sealed(folder):
     append(folder, b"first\n")
     opened, go_on = PROCESSES.Event(), PROCESSES.Event()
     with child(_write_late, folder, opened, go_on) as writer:
-        assert opened.wait(20)
+        assert opened.wait(PATIENCE)
         writer.send(signal.SIGSTOP)
         sealer = make_sealer(folder, rotate_bytes=10)
         settle(sealer, 0.08)

@@ -46,6 +46,7 @@ from tests.journal.sealing import (
     write,
     write_many,
 )
+from tests.waiting import PATIENCE, wait_for
 
 NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
 
@@ -447,20 +448,30 @@ def test_an_unknown_compression_is_refused(folder):
 # Killed, stopped, and a full disk.
 
 
+def _write_in_rounds(folder, rounds, count, go_on):
+    """The work of a child: so many entries each time it is let go on."""
+    writer = open_writer(folder)
+    for start in range(0, rounds * count, count):
+        assert go_on.acquire(timeout=PATIENCE)
+        for number in range(start, start + count):
+            assert writer.append(entry(number)) is None
+            if number % 10 == 0:
+                time.sleep(0.002)
+    writer.close()
+
+
 def test_killed_at_random_moments(folder):
     options = {"rotate_bytes": 6000, "pause": 0.0002, "seal_lines": 20}
-    writer = PROCESSES.Process(target=write_many, args=(folder, 4000, 0, 0.004), daemon=True)
-    writer.start()
-    rounds = 0
-    while writer.is_alive():
-        with child(seal_forever, folder, options):
-            time.sleep(random.uniform(0.02, 0.15))
-        if folder.exists():
-            check_history(folder)
-        rounds += 1
-    writer.join()
-    assert writer.exitcode == 0
-    assert rounds > 5
+    rounds = 8
+    go_on = PROCESSES.Semaphore(0)
+    with child(_write_in_rounds, folder, rounds, 500, go_on) as writer:
+        for _ in range(rounds):
+            go_on.release()
+            with child(seal_forever, folder, options):
+                time.sleep(random.uniform(0.02, 0.15))
+            if folder.exists():
+                check_history(folder)
+        writer.wait()
     seal(folder, rotate_bytes=6000)
     check_all_sealed(folder)
     assert entries_of(folder) == 4000
@@ -488,7 +499,7 @@ def test_killed_at_any_system_call(tmp_path, monkeypatch):
     for place in _places(tmp_path / "whole", monkeypatch):
         folder = tmp_path / str(place)
         with child(die_at, folder, place) as process:
-            process.process.join(20)
+            process.process.join(PATIENCE)
             assert process.process.exitcode == -signal.SIGKILL
         check_history(folder)
         append(folder, b"after\n")
@@ -672,9 +683,9 @@ def test_several_processes_write_while_files_are_rotated(folder):
     for writer in writers:
         writer.start()
     for writer in writers:
-        writer.join(60)
+        writer.join(PATIENCE)
         assert writer.exitcode == 0
-    assert thread.stop(30)
+    assert thread.stop(PATIENCE)
     seal(folder)
     check_all_sealed(folder)
     assert entries_of(folder) == 9000
@@ -694,7 +705,7 @@ def test_a_thread_seals_and_stopping_it_seals_the_rest(folder):
     thread = background(folder, seal_interval=NEVER)
     assert thread.start()
     write(folder, 100)
-    assert thread.stop(20)
+    assert thread.stop(PATIENCE)
     assert not thread.is_running
     assert check_all_sealed(folder) == 102
     assert thread.stop()
@@ -709,13 +720,13 @@ def test_a_forked_child_seals_only_with_a_thread_of_its_own(folder):
         try:
             assert thread.is_running, "a thread of the child's own, started by the fork hook"
             write(folder, 10, start=10)
-            assert thread.stop(20)
+            assert thread.stop(PATIENCE)
             status = 0
         finally:
             os._exit(status)
     assert os.waitpid(pid, 0)[1] == 0
     assert thread.is_running
-    assert thread.stop(20)
+    assert thread.stop(PATIENCE)
     assert check_all_sealed(folder) == 24
 
 
@@ -725,16 +736,13 @@ def test_the_thread_goes_on_when_the_cause_of_an_error_is_gone(folder):
     write(folder, 1)
     (folder / "segments").mkdir()
     thread = background(folder, on_error=told.append)
-    deadline = time.monotonic() + 20
-    while not told and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(lambda: told)
     time.sleep(1.5)
     assert len(told) == 1, "said once"
     assert isinstance(told[0], OSError)
     (folder / "segments").rmdir()
-    while not checkpoints_of_if_any(folder) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert thread.stop(20)
+    wait_for(lambda: checkpoints_of_if_any(folder), every=0.05)
+    assert thread.stop(PATIENCE)
     assert check_all_sealed(folder) == 3
 
 

@@ -14,6 +14,7 @@ from tests.journal import sealing
 from tests.journal.checking import EXAMPLES, verify
 from tests.journal.forge import A, journal, written
 from tests.journal.sealing import seal
+from tests.waiting import PATIENCE
 
 SEALS, WHOLE = EXAMPLES / "verify_seals.py", EXAMPLES / "verify_journal.py"
 
@@ -21,7 +22,7 @@ SEALS, WHOLE = EXAMPLES / "verify_seals.py", EXAMPLES / "verify_journal.py"
 def run(program, *arguments):
     """Exit code and output, where nothing but the standard library can be imported."""
     command = [sys.executable, "-I", "-S", program, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.stderr == ""
     return done.returncode, done.stdout
 

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from klaviyo_audit.journal import verify as verify_module
 from klaviyo_audit.journal.findings import Kind, Severity
 from klaviyo_audit.journal.folder import WRITERS_NAME
 from klaviyo_audit.journal.judgement import IN_FLIGHT_LINES
@@ -33,6 +34,7 @@ from tests.journal.forge import (
     resealed,
     written,
 )
+from tests.waiting import PATIENCE
 
 
 def kinds(report, severity=None):
@@ -592,7 +594,8 @@ def test_what_a_living_writer_may_be_writing_is_no_error(tmp_path, living):
     assert kinds(report) == kinds(report, Severity.NOTE)
 
 
-def test_what_it_wrote_in_the_meantime_is_not_even_that(tmp_path, living):
+def test_what_it_wrote_in_the_meantime_is_not_even_that(tmp_path, living, monkeypatch):
+    monkeypatch.setattr(verify_module, "_PATIENCE_SECONDS", PATIENCE)
     begin = soon(A, 0, "journal", action="journal.open")
     last = soon(A, 4)
     path = journal(tmp_path, begin, soon(A, 1), soon(A, 3), last[:120])
