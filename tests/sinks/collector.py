@@ -6,7 +6,6 @@ import gzip
 import socket
 import struct
 import threading
-import time
 import zlib
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
@@ -72,6 +71,8 @@ class Collector:
     sizes: list[int] = field(default_factory=list)
     port: int = 0
     connections: int = 0
+    over: threading.Event = field(default_factory=threading.Event)
+    """Ends what hangs, when the collector is closed."""
 
     @property
     def endpoint(self) -> str:
@@ -137,7 +138,7 @@ def serving(collector: Collector, port: int = 0) -> Iterator[Collector]:
         def _answer(self, reply: Reply) -> None:
             try:
                 if reply.hang:
-                    time.sleep(reply.hang)
+                    collector.over.wait(reply.hang)
                 if reply.cut:
                     self.connection.setsockopt(
                         socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
@@ -156,7 +157,7 @@ def serving(collector: Collector, port: int = 0) -> Iterator[Collector]:
                     return
                 for index in range(len(reply.body)):
                     self.wfile.write(reply.body[index : index + 1])
-                    time.sleep(reply.drip)
+                    collector.over.wait(reply.drip)
             except OSError:  # the client has gone
                 self.close_connection = True
 
@@ -175,11 +176,13 @@ def serving(collector: Collector, port: int = 0) -> Iterator[Collector]:
 
     server = Server(("127.0.0.1", port), Handler)
     collector.port = server.server_address[1]
+    collector.over.clear()
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         yield collector
     finally:
+        collector.over.set()
         server.shutdown()
         server.server_close()
         thread.join()

@@ -2,6 +2,7 @@ import pytest
 
 from klaviyo_audit import Auditor
 from klaviyo_audit.sinks.shipper import Pace, Shipper
+from tests.waiting import PATIENCE
 
 
 class Recorded:
@@ -61,7 +62,7 @@ def shipper(trail, told):
 
     def make(sink, **options):
         options.setdefault("tell", told.append)
-        pace = {"deadline": 5.0, "retry_most": 0.02} | options.pop("pace", {})
+        pace = {"deadline": PATIENCE, "retry_most": 0.02} | options.pop("pace", {})
         shipper = Shipper(trail.folder, sink, pace=Pace(**pace), **options)
         made.append(shipper)
         return shipper
@@ -77,7 +78,7 @@ def ship(shipper):
 
     def ship(sink, **options):
         worker = shipper(sink, **options)
-        done = worker.run_once(20)
+        done = worker.run_once(PATIENCE)
         worker.close()
         return done
 

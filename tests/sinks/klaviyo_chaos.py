@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from klaviyo_audit import Auditor
 from klaviyo_audit.testing import FakeKlaviyo
-from tests.peers.processes import free_port
+from tests.ports import free_port
 from tests.sinks.klaviyo_case import BULK, OWN_KEY, expected_ids, recorded
 
 if TYPE_CHECKING:

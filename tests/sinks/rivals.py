@@ -10,6 +10,8 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.waiting import PATIENCE, wait_for
+
 LOG, HELD, SECONDS = "RIVALS_LOG", "RIVALS_HELD", "RIVALS_SECONDS"
 """Variables: where the sink writes, what it locks while it delivers, how long that takes."""
 
@@ -88,13 +90,13 @@ class Rivals:
 
     def kill(self, pid):
         self.processes[pid].kill()
-        return self.processes.pop(pid).wait(10)
+        return self.processes.pop(pid).wait(PATIENCE)
 
     def end(self):
         """Have all of them end as they are asked to; their exit codes."""
         for process in self.processes.values():
             process.send_signal(signal.SIGTERM)
-        ended = [process.wait(30) for process in self.processes.values()]
+        ended = [process.wait(PATIENCE) for process in self.processes.values()]
         self.processes = {}
         return ended
 
@@ -108,7 +110,7 @@ class Rivals:
     def bookmark(self):
         return json.loads((self.sink_folder / "bookmark").read_bytes())
 
-    def next_begin(self, of=None, seconds=20):
+    def next_begin(self, of=None):
         """Wait for the next delivery to begin (of one process); who it is."""
         known = len(self.done())
         return wait_for(
@@ -119,8 +121,7 @@ class Rivals:
                     if one["what"] == "begin" and of in (None, one["pid"])
                 ),
                 None,
-            ),
-            seconds,
+            )
         )
 
     @contextmanager
@@ -133,12 +134,3 @@ class Rivals:
         finally:
             if pid in self.processes:
                 os.kill(pid, signal.SIGCONT)
-
-
-def wait_for(what, seconds=20.0):
-    """The first true answer."""
-    deadline = time.monotonic() + seconds
-    while not (answer := what()):
-        assert time.monotonic() < deadline, "it does not come"
-        time.sleep(0.005)
-    return answer

@@ -3,7 +3,6 @@
 import fcntl
 import os
 import shutil
-import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from klaviyo_audit.sinks.status import sinks_status
 from tests.journal.sealing import append, entry, make_sealer, settle
 from tests.journal.sealing import write as write_lines
 from tests.sinks.conftest import Recorded
+from tests.waiting import PATIENCE, wait_for
 
 
 def ids(recorded):
@@ -54,13 +54,13 @@ def test_rotation_and_compression(trail, shipper, recorded, told, compress, rest
     worker = shipper(recorded)
     for start in range(0, 50, 10):
         write_lines(trail.folder, 10, start)
-        assert worker.run_once(10)
+        assert worker.run_once(PATIENCE)
         write_lines(trail.folder, 3, start + 100)
         seal_and_rotate(trail.folder, compress)
         if restart:
             worker.close()
             worker = shipper(recorded)
-    assert worker.run_once(10)
+    assert worker.run_once(PATIENCE)
     wanted = [pair for s in range(0, 50, 10) for pair in ((s, s + 10), (s + 100, s + 103))]
     assert ids(recorded) == expected(*wanted)
     assert told == []
@@ -83,28 +83,21 @@ def test_late_lines_in_a_file_that_was_set_aside(trail, shipper, recorded, resta
     stopped = os.open(trail.path, os.O_WRONLY | os.O_APPEND)
     fcntl.flock(stopped, fcntl.LOCK_SH)
     worker = shipper(recorded)
-    assert worker.run_once(10)
+    assert worker.run_once(PATIENCE)
     seal_and_rotate(trail.folder)
     write_lines(trail.folder, 5, 10)
-    assert _until(lambda: worker.run_once(10) and len(ids(recorded)) == 10)
+    wait_for(lambda: worker.run_once(PATIENCE) and len(ids(recorded)) == 10, every=0.05)
     if restart:
         worker.close()
         worker = shipper(recorded)
     os.write(stopped, line(99))
     os.close(stopped)
-    assert _until(lambda: worker.run_once(10) and len(ids(recorded)) == 11)
+    wait_for(lambda: worker.run_once(PATIENCE) and len(ids(recorded)) == 11, every=0.05)
     assert ids(recorded) == [*expected((0, 5), (10, 15)), "id-99"]
-    assert _until(lambda: worker.run_once(10) and not load_bookmark(worker.folder).waiting)
+    wait_for(
+        lambda: worker.run_once(PATIENCE) and not load_bookmark(worker.folder).waiting, every=0.05
+    )
     assert told == []
-
-
-def _until(condition, seconds=10):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 def test_damage_is_not_delivered_but_counted_and_told(trail, ship, recorded, told):
@@ -125,9 +118,9 @@ def test_a_line_in_the_making_is_waited_for(trail, shipper, recorded):
     write_lines(trail.folder, 1)
     worker = shipper(recorded)
     append(trail.folder, line(50)[:40])
-    assert worker.run_once(5)
+    assert worker.run_once(PATIENCE)
     append(trail.folder, line(50)[40:])
-    assert worker.run_once(5)
+    assert worker.run_once(PATIENCE)
     assert ids(recorded) == ["id-0", "id-50"]
 
 
@@ -144,16 +137,16 @@ def test_megabytes_without_a_line_end_are_not_read_again_and_again(
     size, pieces = 4_000_000, 50
     write_lines(trail.folder, 3)
     worker = shipper(recorded)
-    assert worker.run_once(20)
+    assert worker.run_once(PATIENCE)
     before = _bytes_read()
     for number in range(pieces):
         if piecewise or number == 0:
             append(trail.folder, b"x" * (size // pieces if piecewise else size))
-        assert worker.run_once(20)
+        assert worker.run_once(PATIENCE)
     assert _bytes_read() - before < 4 * size
     append(trail.folder, b"\n")
     write_lines(trail.folder, 2, start=3)
-    assert worker.run_once(20)
+    assert worker.run_once(PATIENCE)
     assert worker.condition.damaged == 1
     assert [e.id for e in recorded.entries if e.action == "test"] == [f"id-{n}" for n in range(5)]
 
@@ -161,13 +154,13 @@ def test_megabytes_without_a_line_end_are_not_read_again_and_again(
 def test_a_line_in_the_making_that_was_cut_and_written_anew(trail, shipper, recorded):
     write_lines(trail.folder, 1)
     worker = shipper(recorded)
-    assert worker.run_once(20)
+    assert worker.run_once(PATIENCE)
     good = trail.path.stat().st_size
     append(trail.folder, b"x" * 5_000)
-    assert worker.run_once(20)
+    assert worker.run_once(PATIENCE)
     os.truncate(trail.path, good)
     write_lines(trail.folder, 1, start=1)
-    assert worker.run_once(20)
+    assert worker.run_once(PATIENCE)
     assert recorded.actions == ["test", "test"]
 
 
@@ -176,10 +169,10 @@ def test_a_torn_line_that_was_read_with_others_and_then_written_anew(trail, ship
     write_lines(trail.folder, 1)
     worker = shipper(recorded)
     append(trail.folder, line(50) + b"x" * 60)
-    assert worker.run_once(20)
+    assert worker.run_once(PATIENCE)
     os.truncate(trail.path, trail.path.stat().st_size - 60)
     append(trail.folder, line(51))
-    assert worker.run_once(20)
+    assert worker.run_once(PATIENCE)
     assert ids(recorded) == ["id-0", "id-50", "id-51"]
     assert worker.condition.damaged == 0
 
@@ -192,20 +185,20 @@ def test_a_line_in_the_making_that_was_written_anew_to_no_less_than_its_length(
     """Between two looks: what was searched for a line end already has one now."""
     write_lines(trail.folder, 1)
     worker = shipper(recorded)
-    assert worker.run_once(20)
+    assert worker.run_once(PATIENCE)
     good = trail.path.stat().st_size
     append(trail.folder, b"x" * tail)
-    assert worker.run_once(20)
+    assert worker.run_once(PATIENCE)
     os.truncate(trail.path, good)
     numbers = range(50, 52 + tail // len(line(50)))
     anew = b"".join(line(number) for number in numbers)
     append(trail.folder, anew if longer else anew[:tail])
-    assert worker.run_once(20)
+    assert worker.run_once(PATIENCE)
     whole = len(numbers) if longer else anew[:tail].count(b"\n")
     assert ids(recorded) == ["id-0", *expected((50, 50 + whole))]
     append(trail.folder, b"" if longer else anew[tail:])
     append(trail.folder, line(49))
-    assert worker.run_once(20)
+    assert worker.run_once(PATIENCE)
     assert ids(recorded) == ["id-0", *expected((50, 50 + len(numbers))), "id-49"]
 
 
@@ -214,17 +207,14 @@ def test_what_was_searched_is_searched_anew_in_the_end(trail, shipper, recorded,
     monkeypatch.setattr(cursor, "_SEARCH_SECONDS", 0.3)
     write_lines(trail.folder, 1)
     worker = shipper(recorded)
-    assert worker.run_once(20)
+    assert worker.run_once(PATIENCE)
     good = trail.path.stat().st_size
     append(trail.folder, b"x" * 5_000)
-    assert worker.run_once(20)
+    assert worker.run_once(PATIENCE)
     with trail.path.open("r+b") as file:
         file.seek(good)
         file.write(line(50))
-    until = time.monotonic() + 10
-    while len(ids(recorded)) < 2 and time.monotonic() < until:
-        assert worker.run_once(20)
-        time.sleep(0.05)
+    wait_for(lambda: worker.run_once(PATIENCE) and len(ids(recorded)) == 2, every=0.05)
     assert ids(recorded) == ["id-0", "id-50"]
 
 
@@ -232,9 +222,9 @@ def test_what_was_searched_is_searched_anew_in_the_end(trail, shipper, recorded,
 def test_the_journal_was_cut(trail, shipper, recorded, told, live):
     write_lines(trail.folder, 3)
     worker = shipper(recorded)
-    assert worker.run_once(5)
+    assert worker.run_once(PATIENCE)
     write_lines(trail.folder, 3, 3)
-    assert worker.run_once(5)
+    assert worker.run_once(PATIENCE)
     if not live:
         worker.close()
         worker = shipper(recorded)
@@ -242,8 +232,8 @@ def test_the_journal_was_cut(trail, shipper, recorded, told, live):
     with trail.path.open("rb+") as file:
         file.truncate(data.index(b'{"v":1,"id":"id-5"'))
     append(trail.folder, line(50))
-    worker.run_once(5)
-    worker.run_once(5)
+    worker.run_once(PATIENCE)
+    worker.run_once(PATIENCE)
     assert recorded.entries[-1].id == "id-50"
     assert any("going on after the last line that matches" in message for message in told)
     # The last line that a receipt names is the goodbye after id-2.
@@ -254,13 +244,13 @@ def test_the_journal_was_cut(trail, shipper, recorded, told, live):
 def test_the_journal_was_replaced_by_another(trail, shipper, recorded, told, live):
     write_lines(trail.folder, 3)
     worker = shipper(recorded)
-    assert worker.run_once(5)
+    assert worker.run_once(PATIENCE)
     if not live:
         worker.close()
         worker = shipper(recorded)
     (trail.folder / "other").write_bytes(b"".join(map(line, range(10, 20))))
     (trail.folder / "other").rename(trail.path)
-    assert _until(lambda: worker.run_once(5) and len(ids(recorded)) == 13)
+    wait_for(lambda: worker.run_once(PATIENCE) and len(ids(recorded)) == 13, every=0.05)
     assert ids(recorded) == expected((0, 3), (10, 20))
     assert any("was deleted" in m or "does not match" in m for m in told)
 
@@ -280,12 +270,12 @@ def test_a_changed_line_at_the_bookmark_is_noticed(trail, ship, recorded, told):
 def test_logrotate_renamed_the_file(trail, shipper, recorded, told):
     write_lines(trail.folder, 3)
     worker = shipper(recorded)
-    assert worker.run_once(5)
+    assert worker.run_once(PATIENCE)
     append(trail.folder, line(50))
     trail.path.rename(trail.folder / "audit.jsonl.1")
     write_lines(trail.folder, 2, 3)
     worker.close()
-    assert shipper(recorded).run_once(5)
+    assert shipper(recorded).run_once(PATIENCE)
     assert ids(recorded) == ["id-0", "id-1", "id-2", "id-50", "id-3", "id-4"]
     assert told == []
 
@@ -355,16 +345,16 @@ def test_late_lines_are_not_lost_with_the_bookmark(trail, shipper, recorded, tol
     stopped = os.open(trail.path, os.O_WRONLY | os.O_APPEND)
     fcntl.flock(stopped, fcntl.LOCK_SH)
     worker = shipper(recorded)
-    assert worker.run_once(10)
+    assert worker.run_once(PATIENCE)
     seal_and_rotate(trail.folder)
     write_lines(trail.folder, 5, 10)
-    assert _until(lambda: worker.run_once(10) and len(ids(recorded)) == 10)
+    wait_for(lambda: worker.run_once(PATIENCE) and len(ids(recorded)) == 10, every=0.05)
     worker.close()
     (worker.folder / "bookmark").unlink()
     os.write(stopped, line(99))
     os.close(stopped)
     worker = shipper(recorded)
-    assert _until(lambda: worker.run_once(10) and "id-99" in ids(recorded))
+    wait_for(lambda: worker.run_once(PATIENCE) and "id-99" in ids(recorded), every=0.05)
     assert ids(recorded) == [*expected((0, 5), (10, 15)), "id-99"]
     assert "is missing" in told[0]
 
@@ -462,7 +452,7 @@ def test_whatever_happens_each_entry_comes_once_and_none_is_left_out(tmp_path_fa
             append(folder, b"".join(line(number * 10 + i) for i in range(4)))
             written += [f"id-{number * 10 + i}" for i in range(4)]
         elif step == "ship":
-            shipper.run_once(10)
+            shipper.run_once(PATIENCE)
         elif step == "restart":
             shipper.close()
             shipper = worker()
@@ -482,7 +472,7 @@ def test_whatever_happens_each_entry_comes_once_and_none_is_left_out(tmp_path_fa
             stopped = None
     if stopped is not None:
         os.close(stopped)
-    assert _until(lambda: shipper.run_once(10) and len(ids(recorded)) >= len(written), 5)
+    wait_for(lambda: shipper.run_once(PATIENCE) and len(ids(recorded)) >= len(written), every=0.05)
     shipper.close()
     assert sorted(ids(recorded)) == sorted(written)
     assert not any("match" in message or "gone" in message for message in told)

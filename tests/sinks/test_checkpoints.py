@@ -9,6 +9,7 @@ from klaviyo_audit.sinks.base import ConfigurationError, Rejected, Retry
 from tests.journal.sealing import seal
 from tests.journal.sealing import write as write_lines
 from tests.sinks.conftest import Recorded
+from tests.waiting import PATIENCE
 
 
 class Notarized(Recorded):
@@ -74,7 +75,7 @@ def test_a_wrong_key_stops_the_sink(trail, shipper, sink):
     more(trail.folder, 3, 0)
     sink.note_raises = [ConfigurationError("401")]
     worker = shipper(sink)
-    assert not worker.run_once(5)
+    assert not worker.run_once(PATIENCE)
     assert worker.condition.state == "stopped"
 
 
@@ -95,10 +96,10 @@ def test_a_note_that_is_being_written_is_waited_for(trail, shipper, sink):
     whole = path.read_bytes()
     path.write_bytes(whole[:-10])
     worker = shipper(sink)
-    worker.run_once(5)
+    worker.run_once(PATIENCE)
     assert sink.notes == []
     path.write_bytes(whole)
-    worker.run_once(5)
+    worker.run_once(PATIENCE)
     assert sink.notes == stored(trail.folder)
 
 

@@ -5,7 +5,6 @@ import logging
 import pytest
 
 from klaviyo_audit.errors import ConfigurationError
-from klaviyo_audit.sinks.base import Retry
 from klaviyo_audit.sinks.kafka import KafkaSink
 from klaviyo_audit.sinks.status import sinks_status
 from tests.peers.kafka_mock import MockCluster
@@ -13,7 +12,8 @@ from tests.sinks import entries
 from tests.sinks.certificates import Authority
 from tests.sinks.kafka_sasl import SaslFront
 from tests.sinks.tcp_proxy import TcpProxy
-from tests.sinks.test_kafka import TOPIC, consumed, lines_of
+from tests.sinks.test_kafka import TOPIC, consumed, lines_of, refused_at_last
+from tests.waiting import PATIENCE
 
 USER, PASSWORD = "shop-user", "not-a-real-pass-word"
 
@@ -50,7 +50,7 @@ def behind():
 def sink():
     made = []
 
-    def make(front, timeout=15.0, **config):
+    def make(front, timeout=60.0, **config):
         config = {name.replace("_", "."): value for name, value in config.items()}
         config = {"bootstrap.servers": f"127.0.0.1:{front.port}", "log_level": 7, **config}
         made.append(KafkaSink(config, key="shop", topic=TOPIC, timeout=timeout))
@@ -73,15 +73,15 @@ def test_tls_with_another_authority(tmp_path, authority, behind, sink):
     front = behind(lambda port: TcpProxy(port, tls=authority.server_context()))
     other = Authority(tmp_path, "other")
     one = sink(front, 1.0, security_protocol="ssl", ssl_ca_location=str(other.certificate))
-    with pytest.raises(Retry, match="certificate verify failed: .*check bootstrap.servers, sec"):
-        one.deliver(entries.many(2))
+    words = "certificate verify failed: .*check bootstrap.servers, sec"
+    refused_at_last(one, entries.many(2), words)
     assert front.handshakes_failed
 
 
 def test_no_tls_where_the_broker_wants_it(authority, behind, sink):
     front = behind(lambda port: TcpProxy(port, tls=authority.server_context()))
-    with pytest.raises(Retry, match="check bootstrap.servers, security.protocol and ssl"):
-        sink(front, 1.0).deliver(entries.many(2))
+    words = "check bootstrap.servers, security.protocol and ssl"
+    refused_at_last(sink(front, 1.0), entries.many(2), words)
 
 
 def secured(authority, password=PASSWORD):
@@ -111,7 +111,7 @@ def test_a_wrong_password_stops_the_sink_and_is_shown_nowhere(
     write("a")
     with caplog.at_level(logging.DEBUG):
         bad = shipper(sink(front, **secured(authority, wrong)))
-        assert not bad.run_once(20)
+        assert not bad.run_once(PATIENCE)
         bad.close()
     assert bad.condition.state == "stopped"
     assert front.refused == [USER] * len(front.refused) != []
@@ -125,7 +125,7 @@ def test_a_wrong_password_stops_the_sink_and_is_shown_nowhere(
     assert not [text for text in shown if wrong in text or USER in text]
 
     good = shipper(sink(front, **secured(authority)))
-    assert good.run_once(20)
+    assert good.run_once(PATIENCE)
     good.close()
     lines = trail.path.read_bytes().splitlines()
     found = lines_of(consumed(behind.bare(), len(lines) + 1))

@@ -5,7 +5,7 @@ import pytest
 from tests.sinks import klaviyo_chaos
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(700)
 def test_nothing_is_lost_and_nothing_is_there_twice(tmp_path):
     figures = klaviyo_chaos.run(tmp_path, entries=1_500, kills=6, troubles=10, seed=4)
     print(figures)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from klaviyo_audit import Auditor
+from tests.waiting import PATIENCE
 
 PAGE = Path(__file__).parents[2] / "docs" / "sinks.md"
 
@@ -33,7 +34,7 @@ def installed(tmp_path):
         ],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=250,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -47,12 +48,19 @@ def test_the_sink_of_the_documentation_works_when_installed(installed, tmp_path)
         auditor.record("b")
     env = {**os.environ, "PYTHONPATH": str(installed), "SHOP_SINK_FILE": str(out)}
     command = [sys.executable, "-m", "klaviyo_audit", "ship", str(folder), "--sink", "shop"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=env, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=PATIENCE, env=env, check=False
+    )
     assert done.returncode == 0, done.stderr
     actions = [json.loads(line)["action"] for line in out.read_text().splitlines()]
     assert actions == ["journal.open", "a", "b", "journal.close"]
     unknown = subprocess.run(
-        [*command[:-1], "shopp"], capture_output=True, text=True, timeout=60, env=env, check=False
+        [*command[:-1], "shopp"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        env=env,
+        check=False,
     )
     assert unknown.returncode == 2
     assert "did you mean shop?" in unknown.stderr

@@ -7,6 +7,7 @@ from klaviyo_audit.errors import ConfigurationError
 from klaviyo_audit.settings import load
 from klaviyo_audit.sinks.base import CheckpointSink, Sink
 from klaviyo_audit.sinks.registry import checked, known_sinks, make_sink
+from tests.waiting import PATIENCE
 
 
 def test_built_in_sinks_are_made_by_name():
@@ -32,7 +33,7 @@ known_sinks()
 print("klaviyo_audit.sinks.console" in sys.modules)
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=True
     )
     assert done.stdout.strip() == "False"
 

@@ -11,7 +11,8 @@ from collections import Counter
 import pytest
 
 from klaviyo_audit import Auditor
-from tests.sinks.rivals import Rivals, Watched, wait_for
+from tests.sinks.rivals import Rivals, Watched
+from tests.waiting import wait_for
 
 KILLS = int(os.environ.get("SINKS_KILLS", "5"))
 SEED = int(os.environ.get("SINKS_SEED", "1"))
@@ -60,12 +61,12 @@ def finish(rivals, trail, writing):
     writing.set()
     wait_for(lambda: trail.lines()[-1]["action"] == "journal.close")
     wanted = set(lines_of(trail))
-    wait_for(lambda: wanted <= set(rivals.delivered()), 30)
+    wait_for(lambda: wanted <= set(rivals.delivered()))
     wait_for(lambda: rivals.bookmark()["delivered"] >= len(wanted))
     assert set(rivals.end()) == {0}
 
 
-@pytest.mark.timeout(60 + 5 * KILLS)
+@pytest.mark.timeout(300 + 5 * KILLS)
 def test_one_at_a_time_delivers_whoever_is_killed_or_stopped(rivals, trail, writing, capsys):
     chance = random.Random(SEED)
     rivals = rivals()

@@ -18,6 +18,7 @@ from klaviyo_audit.sinks.base import Retry
 from klaviyo_audit.sinks.memory import InMemorySink
 from tests.journal.sealing import make_sealer, settle
 from tests.sinks.conftest import Recorded
+from tests.waiting import PATIENCE, wait_for
 
 
 class Hangs:
@@ -33,7 +34,7 @@ class Hangs:
     def deliver(self, entries):
         self.calls += 1
         if self.calls <= self.times:
-            self.go.wait(60)
+            self.go.wait(1000)
         self.entries += entries
 
     def close(self):
@@ -46,7 +47,7 @@ def run(code, folder, **env):
         [sys.executable, "-W", "ignore:This process", "-c", textwrap.dedent(code)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
         cwd=folder,
         env={
@@ -72,7 +73,7 @@ def test_flush_returns_when_everything_was_delivered(trail):
     with Auditor(journal=trail.folder, sinks=[sink], ship_batch_age=60) as auditor:
         for n in range(20):
             auditor.record(f"e{n}")
-            assert auditor.flush(10)
+            assert auditor.flush(PATIENCE)
             assert sink.actions[-1] == f"e{n}"
     assert sink.entries[-1].action == "journal.close"
     assert sink.closed
@@ -82,7 +83,7 @@ def test_close_delivers_the_rest(trail):
     sink = Recorded()
     with Auditor(journal=trail.folder, sinks=[sink], ship_batch_age=60) as auditor:
         auditor.record("a")
-        assert auditor.flush(10)
+        assert auditor.flush(PATIENCE)
         condition = auditor.sink_conditions["recorded"]
         auditor.record("b")
     assert (condition.delivered, condition.failures) == (4, 0)
@@ -94,10 +95,11 @@ def test_flush_says_when_it_was_not(trail):
     sink.raises = [Retry(60)] * 100
     with Auditor(journal=trail.folder, sinks=[sink], ship_exit_wait=0.1) as auditor:
         auditor.record("a")
+        condition = auditor.sink_conditions["recorded"]
+        wait_for(lambda: condition.failures)
         begun = time.monotonic()
         assert auditor.flush(0.3) is False
-        assert 0.3 <= time.monotonic() - begun < 5
-        condition = auditor.sink_conditions["recorded"]
+        assert 0.3 <= time.monotonic() - begun < 50
         assert (condition.delivered, condition.failures) == (0, 1)
         assert condition.waiting_since == trail.lines()[0]["timestamp"]
 
@@ -110,8 +112,10 @@ def test_flush_is_not_deceived_by_a_clock_that_was_set_back(trail, shipper, monk
     other = shipper(slow)
     with Auditor(journal=trail.folder, sinks=[Recorded()], ship="off", seal="off") as auditor:
         auditor.record("before")
-    assert other.run_once(5)
-    with Auditor(journal=trail.folder, sinks=[Recorded()], seal="off") as auditor:
+    assert other.run_once(PATIENCE)
+    with Auditor(
+        journal=trail.folder, sinks=[Recorded()], seal="off", ship_exit_wait=0.1
+    ) as auditor:
         auditor.record("a")
         monkeypatch.setattr(shipping.clock, "now", lambda: "2020-01-01T00:00:00.000000Z")
         assert not auditor.flush(0.5)
@@ -120,8 +124,8 @@ def test_flush_is_not_deceived_by_a_clock_that_was_set_back(trail, shipper, monk
             settle(sealer, 0.2)
             sealer.close()
         slow.raises = []
-        assert other.run_once(5)
-        assert auditor.flush(5)
+        assert other.run_once(PATIENCE)
+        assert auditor.flush(PATIENCE)
     assert "a" in slow.actions
 
 
@@ -144,7 +148,7 @@ def test_a_sink_in_memory_begins_now_and_sees_its_own_process(trail, write):
         )
         assert done.returncode == 0, done.stderr
         auditor.record("d")
-        assert auditor.flush(10)
+        assert auditor.flush(PATIENCE)
         actions = [e.action for e in sink.entries if e.phase == "event"]
     assert actions == ["b", "d"]
     assert not (trail.folder / "sinks").exists(), "it leaves no trace"
@@ -152,27 +156,22 @@ def test_a_sink_in_memory_begins_now_and_sees_its_own_process(trail, write):
 
 def test_a_hung_sink_holds_up_neither_others_nor_the_program(trail, caplog):
     hangs, other = Hangs("stuck"), Recorded()
-    begun = time.monotonic()
     settings = {"ship_deadline": 0.1, "ship_retry_most": 0.05, "ship_exit_wait": 0.3}
     auditor = Auditor(journal=trail.folder, sinks=[hangs, other], **settings)
     for n in range(50):
         auditor.record(f"e{n}")
-    deadline = time.monotonic() + 20
-    while len(other.actions) < 50:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for(lambda: len(other.actions) >= 50)
     shipper = auditor._shipping.threads[0]
-    while shipper.condition.state != "hung":
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    state = trail.folder / "sinks" / "stuck" / "state"
+    wait_for(lambda: state.exists() and json.loads(state.read_bytes())["state"] == "hung")
     time.sleep(0.5)
     assert hangs.calls == 2, "one was given up, and one more is waited for"
     assert shipper.condition.overdue == 2
     assert len(threads("stuck")) == 2
-    state = json.loads((trail.folder / "sinks" / "stuck" / "state").read_bytes())
-    assert (state["state"], state["overdue"]) == ("hung", 2)
+    assert json.loads(state.read_bytes())["overdue"] == 2
+    begun = time.monotonic()
     auditor.close()
-    assert time.monotonic() - begun < 25
+    assert time.monotonic() - begun < PATIENCE, "it hangs for 1,000 s"
     hangs.go.set()
 
 
@@ -184,7 +183,7 @@ def test_what_a_hung_attempt_brings_late_counts(trail):
         while hangs.calls < 2:
             time.sleep(0.01)
         hangs.go.set()
-        assert auditor.flush(10)
+        assert auditor.flush(PATIENCE)
     assert [e.action for e in hangs.entries].count("a") <= 2
     assert bookmark(trail.folder, "hangs")["delivered"] == len(trail.lines())
 
@@ -194,12 +193,12 @@ def test_a_sink_that_flushes_or_records_does_not_wait_for_itself(trail):
         def deliver(self, entries):
             super().deliver(entries)
             assert auditor.record("again") is None
-            assert auditor.flush(60) is False
+            assert auditor.flush(PATIENCE) is False
 
     sink = Reenters()
     with Auditor(journal=trail.folder, sinks=[sink]) as auditor:
         auditor.record("a")
-        assert auditor.flush(20)
+        assert auditor.flush(PATIENCE)
     assert [line["action"] for line in trail.lines()] == ["journal.open", "a", "journal.close"]
 
 
@@ -213,7 +212,7 @@ def test_what_a_sink_calls_is_not_audited(trail, client):
     with Auditor(journal=trail.folder, sinks=[sink]) as auditor:
         klaviyo = auditor.audit(client)
         auditor.record("a")
-        assert auditor.flush(20)
+        assert auditor.flush(PATIENCE)
     assert trail.outcomes() == []
 
 
@@ -270,8 +269,7 @@ def test_entries_made_at_exit_are_delivered_where_no_thread_can_start(tmp_path):
 
 @pytest.mark.parametrize("hung", [False, True])
 def test_the_end_waits_no_longer_than_it_may(tmp_path, hung):
-    begun = time.monotonic()
-    done = run(
+    done = run(  # which lets it have less time than the hang takes, or than a pause can
         f"""
         import time
         from klaviyo_audit import Auditor
@@ -289,7 +287,6 @@ def test_the_end_waits_no_longer_than_it_may(tmp_path, hung):
         tmp_path,
     )
     assert done.returncode == 0
-    assert time.monotonic() - begun < 30
 
 
 def test_forked_children_go_on(tmp_path):
@@ -299,15 +296,15 @@ def test_forked_children_go_on(tmp_path):
         from klaviyo_audit import Auditor
         auditor = Auditor(sinks=["stdout"])
         auditor.record("parent")
-        assert auditor.flush(20)
+        assert auditor.flush(60)
         pid = os.fork()
         auditor.record("child" if pid == 0 else "parent-again")
-        assert auditor.flush(20)
+        assert auditor.flush(60)
         if pid:
             os.waitpid(pid, 0)
         """,
         tmp_path,
-        KLAVIYO_AUDIT_SHIP_EXIT_WAIT="10",
+        KLAVIYO_AUDIT_SHIP_EXIT_WAIT="60",
     )
     assert done.stderr == ""
     actions = [json.loads(line)["action"] for line in done.stdout.splitlines()]
@@ -326,12 +323,12 @@ def test_the_console_of_a_forked_child_shows_what_the_child_records(tmp_path):
         for name in ("first", "second"):
             if os.fork() == 0:
                 auditor.record(name)
-                assert auditor.flush(20)
+                assert auditor.flush(60)
                 os._exit(0)
             os.wait()
         """,
         tmp_path,
-        KLAVIYO_AUDIT_SHIP_EXIT_WAIT="10",
+        KLAVIYO_AUDIT_SHIP_EXIT_WAIT="60",
     )
     assert done.returncode == 0
     assert [done.stderr.count(name) for name in ("before", "first", "second")] == [1, 1, 1]
@@ -343,7 +340,7 @@ def test_a_child_outlives_its_parent_and_ships(tmp_path):
         import os, time
         from klaviyo_audit import Auditor
         auditor = Auditor(sinks=["stdout"])
-        assert auditor.flush(20)
+        assert auditor.flush(60)
         parent = os.getpid()
         if os.fork():
             os._exit(0)
@@ -352,7 +349,7 @@ def test_a_child_outlives_its_parent_and_ships(tmp_path):
         auditor.record("child")
         """,
         tmp_path,
-        KLAVIYO_AUDIT_SHIP_EXIT_WAIT="10",
+        KLAVIYO_AUDIT_SHIP_EXIT_WAIT="60",
     )
     assert '"action":"child"' in done.stdout
     assert done.stderr == ""
@@ -365,12 +362,12 @@ def nowhere(tmp_path):
     return tmp_path / "trail"
 
 
-def test_without_a_journal_entries_wait_in_memory(nowhere, caplog, client):
+def test_without_a_journal_entries_wait_in_memory(nowhere, said, client):
     sink = Recorded()
     with Auditor(journal=nowhere, sinks=[sink]) as auditor:
         auditor.audit(client).Profiles.get_profile("01H")
         auditor.record("b")
-        assert auditor.flush(10)
+        assert auditor.flush(PATIENCE)
         assert sink.actions == ["klaviyo.profiles.get_profile", "b"]
         auditor.record("c")
     assert sink.actions[-1] == "c"
@@ -378,7 +375,7 @@ def test_without_a_journal_entries_wait_in_memory(nowhere, caplog, client):
     assert sink.entries[0].action == "journal.open"
     assert sink.entries[-1].action == "journal.close"
     assert sink.entries[-1].metadata["lines"] == 5
-    (message,) = [record.getMessage() for record in caplog.records]
+    (message,) = said()
     assert "cannot be opened" in message
     assert "At most 10000 entries wait in memory" in message
     assert nowhere.read_text() == "in the way"
@@ -399,9 +396,9 @@ def test_what_finds_no_room_is_counted_and_told_as_a_gap(nowhere, caplog, overfl
         assert auditor.lost == 6
         sink.times = 0
         sink.go.set()
-        assert auditor.flush(20)
+        assert auditor.flush(PATIENCE)
         auditor.record("after")
-        assert auditor.flush(20)
+        assert auditor.flush(PATIENCE)
     actions = [e.action for e in sink.entries if e.phase == "event"]
     assert actions == [*kept, "after"]
     (gap,) = [e for e in sink.entries if e.phase == "gap"]
@@ -414,18 +411,18 @@ def test_what_finds_no_room_is_counted_and_told_as_a_gap(nowhere, caplog, overfl
 
 def test_a_call_waits_for_room_no_longer_than_it_may(nowhere):
     sink = Hangs("slow")
-    settings = {"queue_entries": 1, "queue_overflow": "block", "queue_block": 0.2}
+    settings = {"queue_entries": 1, "queue_overflow": "block", "queue_block": 2.0}
     with Auditor(journal=nowhere, sinks=[sink], **settings) as auditor:
         while sink.calls == 0:
             time.sleep(0.01)
         auditor.record("fits")
         begun = time.monotonic()
         auditor.record("does not")
-        assert 0.2 <= time.monotonic() - begun < 5
+        assert 2.0 <= time.monotonic() - begun < 50
         assert auditor.lost == 1
         sink.times = 0
         threading.Timer(0.05, sink.go.set).start()
-        assert auditor.flush(20)
+        assert auditor.flush(PATIENCE)
         auditor.record("again")
     assert [e.action for e in sink.entries if e.phase == "event"] == ["fits", "again"]
 
@@ -455,10 +452,7 @@ def test_a_program_that_has_seeded_its_random_numbers_gets_the_same_ones(trail):
     hangs.deliver = _refuse
     with Auditor(journal=trail.folder, sinks=[hangs], ship_exit_wait=0.1) as auditor:
         auditor.record("a")
-        deadline = time.monotonic() + 20
-        while not auditor._shipping.threads[0].condition.failures:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_for(lambda: auditor._shipping.threads[0].condition.failures)
     assert [random.random() for _ in range(3)] == expected
 
 
