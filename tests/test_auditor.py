@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import threading
 
 import pytest
 from klaviyo_api import KlaviyoAPI
@@ -25,6 +26,7 @@ from klaviyo_audit.default import default_auditor, reset_default
 from klaviyo_audit.privacy.notice import NO_KEY
 from klaviyo_audit.testing import InMemorySink
 from tests import planted
+from tests.waiting import PATIENCE, wait_for
 
 LIST = {"data": {"type": "list", "attributes": {"name": "Newsletter"}}}
 
@@ -102,14 +104,14 @@ def unwritable(tmp_path):
     return tmp_path / "trail"
 
 
-def test_continue_goes_on_and_says_so_once(unwritable, client, caplog):
+def test_continue_goes_on_and_says_so_once(unwritable, client, caplog, said):
     with caplog.at_level(logging.WARNING, "klaviyo_audit"):
         auditor = Auditor(journal=unwritable)
         klaviyo = auditor.audit(client)
         for _ in range(3):
             assert klaviyo.Profiles.get_profile("01H").data.id == "01H"
         klaviyo.Lists.create_list(LIST)
-    (message,) = [record.getMessage() for record in caplog.records]
+    (message,) = said()
     assert "cannot be written" in message
     assert "on_failure='block'" in message
     assert auditor.lost == 5, "three reads; an intent and an outcome"
@@ -241,7 +243,7 @@ def test_sinks_get_this_programs_entries_in_order(client, trail):
         auditor.audit(client).Profiles.get_profile("01H")
         for number in range(100):
             auditor.record(f"event-{number}")
-        assert auditor.flush(5)
+        assert auditor.flush(PATIENCE)
         actions = [entry.action for entry in sink.entries if entry.phase != "journal"]
     assert actions == ["klaviyo.profiles.get_profile", *(f"event-{n}" for n in range(100))]
     assert sink.entries[-1].action == "journal.close"
@@ -251,10 +253,11 @@ def test_sinks_get_this_programs_entries_in_order(client, trail):
 class Hangs:
     name = "hangs"
 
-    def deliver(self, entries):
-        import time
+    def __init__(self):
+        self.over = threading.Event()
 
-        time.sleep(60)
+    def deliver(self, entries):
+        self.over.wait(1000)
 
     def close(self):
         pass
@@ -274,17 +277,20 @@ def test_a_bad_sink_stops_nobody(client, trail, caplog):
     with Auditor(journal=trail.folder, sinks=[Raises()], ship_exit_wait=0.1) as auditor:
         for _ in range(3):
             auditor.audit(client).Profiles.get_profile("01H")
+            wait_for(lambda: "sink raises" in caplog.text)
             assert auditor.flush(0.2) is False
     assert caplog.text.count("sink raises: RuntimeError; what it has not got is kept") == 1
     assert len(trail.outcomes()) == 3
 
 
 def test_a_hanging_sink_is_waited_for_no_longer_than_said(client, trail):
-    auditor = Auditor(journal=trail.folder, sinks=[Hangs()])
+    hangs = Hangs()
+    auditor = Auditor(journal=trail.folder, sinks=[hangs])
     auditor.audit(client).Profiles.get_profile("01H")
     assert auditor.flush(0.2) is False
     assert len(trail.outcomes()) == 1
-    auditor._writer.close()
+    hangs.over.set()
+    auditor.close()
 
 
 def test_request_capture_keeps_shape_and_harmless_values(client, trail):
@@ -360,7 +366,7 @@ def test_durability(client, trail, durability):
         for _ in range(20):
             klaviyo.Profiles.get_profile("01H")
         klaviyo.Lists.create_list(LIST)
-        assert auditor.flush(5)
+        assert auditor.flush(PATIENCE)
         assert len(trail.outcomes()) == 21
     lines = trail.lines()
     assert [line["n"] for line in lines] == list(range(len(lines)))
@@ -368,8 +374,6 @@ def test_durability(client, trail, durability):
 
 
 def test_async_names_the_callers_thread(client, trail):
-    import threading
-
     with Auditor(journal=trail.folder, durability="async") as auditor:
         thread = threading.Thread(
             target=auditor.audit(client).Profiles.get_profile, args=("01H",), name="worker-7"
@@ -405,7 +409,7 @@ def run(code, folder, **env):
         [sys.executable, "-c", textwrap.dedent(code)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
         cwd=folder,
         env={**os.environ, **env},

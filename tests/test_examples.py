@@ -19,7 +19,7 @@ def run(name, folder, **env):
         [sys.executable, str(EXAMPLES / name)],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=250,
         check=False,
         cwd=folder,
         env={**os.environ, "TMPDIR": str(folder), "LIVE": "", **env},

@@ -33,6 +33,7 @@ from klaviyo_audit.settings.sources import PATHS
 from klaviyo_audit.settings.values import is_secret
 from klaviyo_audit.sinks.filters import Filter
 from tests.planted import API_KEY, SITE_KEY
+from tests.waiting import PATIENCE
 
 PAGE = Path(__file__).parent.parent / "docs" / "settings.md"
 NAMES = tuple(Settings.model_fields)
@@ -805,7 +806,7 @@ def test_digest_is_the_same_in_another_process_and_from_another_source(monkeypat
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert child.stdout.strip() == digest
 

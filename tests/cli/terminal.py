@@ -6,6 +6,8 @@ import pty
 import subprocess
 import sys
 
+from tests.waiting import PATIENCE
+
 
 def run_on_terminal(*arguments):
     """Exit code of the real command, and all that its terminal was sent."""
@@ -25,4 +27,4 @@ def run_on_terminal(*arguments):
             while data := os.read(master, 65536):
                 shown += data
         os.close(master)
-        return process.wait(timeout=60), shown
+        return process.wait(timeout=PATIENCE), shown

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from tests import planted
+from tests.waiting import PATIENCE
 
 
 def resolve(folder, *args, **env):
@@ -15,7 +16,7 @@ def resolve(folder, *args, **env):
         [sys.executable, "-m", "klaviyo_audit", "resolve", *args],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
         cwd=folder,
         env={**os.environ, **env},
@@ -36,10 +37,12 @@ from klaviyo_audit import Auditor
 client = KlaviyoAPI("k" * 9, test_host={fake.url!r})
 klaviyo = Auditor(journal="trail", seal="off", user_id="dana").audit(client)
 request = client.api_client.rest_client.request
+deleted = threading.Event()
 def die_after(method, url, **given):
     if {listed[0]!r} in url:
         request(method, url, **given)
-    time.sleep(60)
+        deleted.set()
+    time.sleep(1000)
 client.api_client.rest_client.request = die_after
 body = {{"data": {{"type": "list", "attributes": {{"name": "three"}}}}}}
 for call in (
@@ -51,10 +54,10 @@ for call in (
 path = "trail/audit.jsonl"
 while open(path).read().count('"intent"') < 3:
     time.sleep(0.01)
-time.sleep(0.5)
+deleted.wait(60)
 os.kill(os.getpid(), 9)
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, timeout=PATIENCE, check=False)
     assert done.returncode == -signal.SIGKILL
     return listed
 

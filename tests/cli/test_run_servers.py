@@ -16,6 +16,7 @@ import pytest
 from tests import planted
 from tests.cli.test_run import command
 from tests.journal.checking import verify
+from tests.waiting import PATIENCE
 
 APPS = Path(__file__).parent / "apps"
 CALLS = 200
@@ -41,7 +42,7 @@ def served(fake, tmp_path, *program, ready):
             command(*program), stdout=sink, stderr=sink, env=environ, cwd=tmp_path
         )
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while (found := re.search(ready, log.read_text())) is None:
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
@@ -50,12 +51,12 @@ def served(fake, tmp_path, *program, ready):
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
-            process.wait(60)
+            process.wait(PATIENCE)
 
 
 def ask(port, number):
     user = f"u{number % USERS}"
-    with urlopen(f"http://127.0.0.1:{port}/{user}/{number}", timeout=30) as answer:
+    with urlopen(f"http://127.0.0.1:{port}/{user}/{number}", timeout=PATIENCE) as answer:
         return answer.read()
 
 
@@ -90,7 +91,7 @@ def test_gunicorn(fake, tmp_path, trail, options):
             answers = list(pool.map(lambda number: ask(found[1], number), range(CALLS)))
         assert all(json.loads(answer)["ok"] for answer in answers)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0, log.read_text()
+        assert process.wait(PATIENCE) == 0, log.read_text()
     check(trail, log, CALLS)
 
 
@@ -102,7 +103,7 @@ def test_uvicorn(fake, tmp_path, trail):
             list(pool.map(lambda number: ask(found[1], number), range(CALLS)))
         process.send_signal(signal.SIGTERM)
         # It ends of the signal that it was sent, as a program should.
-        assert process.wait(60) in (0, -signal.SIGTERM), log.read_text()
+        assert process.wait(PATIENCE) in (0, -signal.SIGTERM), log.read_text()
     check(trail, log, CALLS, processes=1)
 
 
@@ -117,9 +118,9 @@ def test_celery_with_a_new_process_for_each_task(fake, tmp_path, trail, broker_u
             [sys.executable, APPS / "celery_app.py", str(tasks)], cwd=tmp_path, check=False
         )
         assert sent.returncode == 0
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while len(trail.outcomes()) < tasks and time.monotonic() < deadline:
             time.sleep(0.1)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0, log.read_text()
+        assert process.wait(PATIENCE) == 0, log.read_text()
     check(trail, log, tasks, processes=tasks)

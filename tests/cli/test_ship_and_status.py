@@ -17,6 +17,7 @@ from klaviyo_audit.errors import ConfigurationError
 from klaviyo_audit.sinks import registry
 from klaviyo_audit.sinks.base import Rejected, Retry
 from tests.sinks.conftest import Recorded
+from tests.waiting import PATIENCE
 
 TEST_SINKS = {}
 
@@ -140,7 +141,9 @@ def test_a_missing_extra_names_the_pip_command(journal, monkeypatch):
 
 def test_what_was_not_delivered_in_time(journal, sink):
     sink.raises = [Retry(60, "429 Too Many Requests")]
-    done = run("ship", journal, "--sink", "mine", "--timeout", "0.3")
+    done = run(
+        "ship", journal, "--sink", "mine", "--timeout", "30"
+    )  # it does not wait for what is later
     assert done.exit_code == 1
     assert (
         "mine: 0 entries delivered; the rest stays in the journal (429 Too Many Requests)"
@@ -249,7 +252,7 @@ def test_following_until_it_is_told_to_stop(journal):
         actions = [json.loads(process.stdout.readline())["action"] for _ in range(3)]
         assert actions == ["journal.open", "later", "journal.close"]
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE) == 0
     assert status(journal, "stdout")["shipping"] is False
     assert status(journal, "stdout")["lag_entries"] == 0
 
@@ -258,7 +261,7 @@ def test_another_takes_over_from_a_killed_one(journal):
     command = [sys.executable, "-m", "klaviyo_audit", "ship", str(journal), "--sink", "stdout"]
     with subprocess.Popen([*command, "--follow"], stdout=subprocess.PIPE) as process:
         process.stdout.readline()
-        waiting = run("ship", journal, "--sink", "stdout", "--timeout", "5")
+        waiting = run("ship", journal, "--sink", "stdout", "--timeout", "60")
         assert waiting.exit_code == 0, "the other one has delivered it"
         assert waiting.stdout == ""
         assert "another process ships to it" in waiting.stderr
@@ -273,7 +276,7 @@ def test_another_takes_over_from_a_killed_one(journal):
 def test_status_for_people(journal, sink, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     sink.raises = [Retry(60, "503")]
-    run("ship", journal, "--sink", "mine", "--timeout", "0.2")
+    run("ship", journal, "--sink", "mine", "--timeout", "30")
     (journal / "writers" / ("a" * 16)).touch()
     shown = run("status", journal).stdout
     assert re.search(r"[\d,]+ bytes in 1 files, sealed up to line 7", shown)

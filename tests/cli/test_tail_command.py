@@ -14,8 +14,7 @@ from click.testing import CliRunner
 from klaviyo_audit.cli import main
 from tests.cli.terminal import run_on_terminal
 from tests.journal.forge import A, B, gap, journal, line, opening, resealed, written
-
-PATIENCE_SECONDS = 30
+from tests.waiting import PATIENCE
 
 
 def tail(*arguments):
@@ -153,7 +152,7 @@ class Follower:
             self._lines.put(text)
 
     def next(self):
-        return self._lines.get(timeout=PATIENCE_SECONDS)
+        return self._lines.get(timeout=PATIENCE)
 
     def __enter__(self):
         return self
@@ -192,7 +191,7 @@ def test_following(tmp_path):
         assert shown(follower.next()) == [102]
 
         follower.process.send_signal(signal.SIGINT)
-        assert follower.process.wait(PATIENCE_SECONDS) == 0
+        assert follower.process.wait(PATIENCE) == 0
         assert follower.process.stderr.read() == ""
 
 
@@ -211,5 +210,5 @@ def test_following_ends_when_nobody_reads_any_more(tmp_path):
     ) as process:
         process.stdout.readline()
         process.stdout.close()
-        assert process.wait(PATIENCE_SECONDS) == 0
+        assert process.wait(PATIENCE) == 0
         assert process.stderr.read() == b""

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from klaviyo_audit.cli import main
 from tests.cli.terminal import run_on_terminal
 from tests.journal.forge import A, B, journal, line, written
+from tests.waiting import PATIENCE
 
 
 def run(*arguments, **options):
@@ -18,7 +19,7 @@ def run(*arguments, **options):
         [sys.executable, "-m", "klaviyo_audit", *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
         **options,
     )
@@ -139,7 +140,7 @@ def test_a_reader_that_goes_away_does_not_change_the_verdict(tmp_path):
         process.stdout.readline()
         process.stdout.close()
         assert process.stderr.read() == b""
-        assert process.wait(timeout=60) == 1
+        assert process.wait(timeout=PATIENCE) == 1
 
 
 def test_on_a_terminal_there_is_a_bar_and_colour(changed):

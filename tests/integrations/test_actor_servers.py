@@ -15,6 +15,7 @@ import pytest
 
 from tests import planted
 from tests.journal.checking import verify
+from tests.waiting import PATIENCE
 
 APPS = Path(__file__).parent / "actor_apps"
 USERS = 100
@@ -45,7 +46,7 @@ def served(environ, tmp_path, *program):
             [sys.executable, "-m", *program], stdout=sink, stderr=sink, env=environ, cwd=tmp_path
         )
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while (found := re.search(READY, log.read_text())) is None:
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
@@ -53,12 +54,12 @@ def served(environ, tmp_path, *program):
         yield int(found[1])
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(60)
+        process.wait(PATIENCE)
     assert "Traceback" not in log.read_text(), log.read_text()
 
 
 def ask(port, path, headers=None):
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     try:
         connection.request("GET", path, headers=headers or {})
         answer = connection.getresponse()

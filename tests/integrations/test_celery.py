@@ -14,6 +14,7 @@ from klaviyo_audit.integrations import celery as integration
 from klaviyo_audit.integrations.actors import ActorRules, Request, RequestActor, RequestScope
 from tests import planted
 from tests.integrations.test_actor_servers import APPS
+from tests.waiting import PATIENCE
 
 TASKS = 6
 
@@ -38,12 +39,12 @@ def test_the_actor_arrives_in_the_worker(fake, tmp_path, trail, broker_url, pool
             [sys.executable, "-m", *program], stdout=sink, stderr=sink, env=environ, cwd=tmp_path
         )
     wanted = 3 * TASKS + 1
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while len(trail.outcomes()) < wanted and time.monotonic() < deadline:
         assert worker.poll() is None, log.read_text()
         time.sleep(0.1)
     worker.send_signal(signal.SIGTERM)
-    assert worker.wait(60) == 0, log.read_text()
+    assert worker.wait(PATIENCE) == 0, log.read_text()
     outcomes = {line["resource"].removeprefix("/api/lists/L"): line for line in trail.outcomes()}
     assert len(outcomes) == wanted
     for number in range(TASKS):

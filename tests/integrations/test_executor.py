@@ -8,6 +8,7 @@ import pytest
 
 from klaviyo_audit import acting_as
 from klaviyo_audit.integrations.executor import ContextThreadPoolExecutor
+from tests.waiting import PATIENCE
 
 
 def call_for_users(pool, klaviyo, users):
@@ -16,7 +17,7 @@ def call_for_users(pool, klaviyo, users):
             return pool.submit(klaviyo.Lists.get_list, f"L{user}")
 
     for future in [of(user) for user in users]:
-        future.result(20)
+        future.result(PATIENCE)
 
 
 def actors(trail):

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.deliveries import SECRET, WEBHOOK_ID, delivery
-from tests.peers.processes import free_port, running
+from tests.peers.processes import running
+from tests.ports import free_port
+from tests.waiting import PATIENCE
 
 APPS = Path(__file__).parent / "webhook_apps"
 UVICORN = ["uvicorn", "--host", "127.0.0.1", "--port", "{port}", "--no-access-log"]
@@ -30,7 +32,7 @@ class Server:
         self.trail = trail
 
     def post(self, body, headers, path="/klaviyo", method="POST"):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         try:
             connection.request(method, path, body, headers)
             answer = connection.getresponse()
@@ -39,7 +41,7 @@ class Server:
             connection.close()
 
     def raw(self, data, *, half_close=False):
-        with socket.create_connection(("127.0.0.1", self.port), timeout=20) as connection:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE) as connection:
             connection.sendall(data)
             if half_close:
                 connection.shutdown(socket.SHUT_WR)

@@ -468,7 +468,7 @@ def run(code: str, *flags: str, first: Path | None = None) -> Any:
         },
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=250,
         check=False,
     )
     assert done.returncode == 0, done.stderr

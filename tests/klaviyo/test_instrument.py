@@ -23,6 +23,7 @@ from klaviyo_audit import (
     uninstrument,
 )
 from klaviyo_audit.default import reset_default
+from tests.waiting import PATIENCE
 
 PATCHED = (
     (ApiClient, "call_api"),
@@ -244,7 +245,7 @@ def run(code, *, folder):
         [sys.executable, "-c", script],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
         cwd=folder,
     )

@@ -1,7 +1,6 @@
 """The outcome of a call is what HTTP said: every row of the table of retries, against a server."""
 
 import json
-import socket
 
 import pytest
 import urllib3
@@ -10,6 +9,7 @@ from pydantic import ValidationError
 
 from klaviyo_audit.privacy import Gate
 from tests import planted
+from tests.ports import free_port
 
 LIST = {"data": {"type": "list", "attributes": {"name": "Newsletter"}}}
 
@@ -91,12 +91,9 @@ def test_refusal_without_an_exception(klaviyo, fake, trail):
 
 
 def test_connection_refused(auditor, trail):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     from klaviyo_api import KlaviyoAPI
 
-    klaviyo = auditor.audit(KlaviyoAPI("k" * 12, test_host=f"http://127.0.0.1:{port}"))
+    klaviyo = auditor.audit(KlaviyoAPI("k" * 12, test_host=f"http://127.0.0.1:{free_port()}"))
     with pytest.raises(urllib3.exceptions.MaxRetryError):
         klaviyo.Profiles.get_profile("01HPROFILE")
     entry = trail.outcome()
@@ -169,9 +166,9 @@ def test_an_answer_before_a_broken_attempt_is_not_the_outcome(klaviyo, fake, tra
 
 
 def test_timeout(klaviyo, fake, trail):
-    fake.fail(None, delay=2.0, times=None)
+    fake.fail(None, delay=3600.0, times=None)
     with pytest.raises(urllib3.exceptions.HTTPError):
-        klaviyo.Lists.create_list(LIST, _request_timeout=0.2)
+        klaviyo.Lists.create_list(LIST, _request_timeout=(60, 0.2))
     entry = trail.outcome()
     assert entry["result"] == "unknown"
     assert entry["http"]["requests"] == 1

@@ -137,7 +137,7 @@ def test_the_launcher_of_opentelemetry(fake, tmp_path, trail, urllib3):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=250,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -166,7 +166,7 @@ def test_the_trail_goes_on_where_opentelemetry_is_off(fake, tmp_path, trail, env
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=250,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -5,6 +5,7 @@ from openapi_client.exceptions import ForbiddenException
 
 from klaviyo_audit import Auditor
 from klaviyo_audit.sinks.base import Retry
+from tests.waiting import wait_for
 
 
 def values(points):
@@ -91,7 +92,7 @@ def test_sinks(trail, client, measured):
     with Auditor(journal=trail.folder, sinks=[Unwell()], ship_exit_wait=0.1) as auditor:
         auditor.observe(meter_provider=measured.provider)
         auditor.audit(client).Lists.get_list("L1")
-        auditor.flush(0.5)
+        wait_for(lambda: auditor.sink_conditions["unwell"].failures)
         found = measured.points()
     (failures,) = found["klaviyo.audit.sink.failures"][1]
     assert dict(failures.attributes) == {"klaviyo.audit.sink": "unwell"}

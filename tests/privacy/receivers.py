@@ -159,18 +159,20 @@ def _kafka(folder: Path, key: str) -> Iterator[Any]:
 
 
 def _consume(bootstrap: str, found: list[bytes], over: threading.Event) -> None:
-    """Read the topic until nothing more comes after the end was told."""
+    """Read the topic, to its end once that was told."""
     consumer = Consumer(
         {"bootstrap.servers": bootstrap, "group.id": "leaks", "auto.offset.reset": "error"}
     )
     consumer.assign([TopicPartition(TOPIC, number, 0) for number in range(PARTITIONS)])
+    read, ends = dict.fromkeys(range(PARTITIONS), 0), None
     try:
-        empty = 0
-        while not (over.is_set() and empty > (2 if found else 60)):
-            messages = consumer.consume(10_000, 0.5)
-            empty = 0 if messages else empty + 1
-            for message in messages:
+        while ends is None or any(read[number] < end for number, end in ends.items()):
+            if over.is_set() and ends is None:
+                places = [TopicPartition(TOPIC, number) for number in range(PARTITIONS)]
+                ends = {one.partition: consumer.get_watermark_offsets(one, 60)[1] for one in places}
+            for message in consumer.consume(10_000, 0.5):
                 assert message.error() is None, message.error()
+                read[message.partition()] = message.offset() + 1
                 found.append(
                     b"%s %s %s" % (message.key(), repr(message.headers()).encode(), message.value())
                 )

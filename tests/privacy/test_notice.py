@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from klaviyo_audit.cli import main
 from klaviyo_audit.privacy import notice
+from tests.waiting import PATIENCE
 
 PROGRAM = """
 from klaviyo_audit import Auditor, configure
@@ -21,7 +22,7 @@ def started(tmp_path, program=PROGRAM, **settings):
     names = {f"KLAVIYO_AUDIT_{name.upper()}": value for name, value in settings.items()}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program],
-        cwd=tmp_path, env={"PATH": "/usr/bin:/bin", **names}, capture_output=True, text=True, timeout=60,
+        cwd=tmp_path, env={"PATH": "/usr/bin:/bin", **names}, capture_output=True, text=True, timeout=PATIENCE,
         check=True,
     )  # fmt: skip
     return done.stderr
@@ -59,7 +60,7 @@ KlaviyoAPI("not-a-key", test_host={fake.url!r}).Profiles.get_profiles()
     for options, times in ((["--quiet"], 0), ([], 1)):
         done = subprocess.run(
             [sys.executable, "-m", "klaviyo_audit", "run", *options, "--", sys.executable, "-c", child],
-            cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True,
+            cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=True,
         )  # fmt: skip
         assert done.stderr.count("no key for pseudonyms") == times
         assert ("2 calls recorded" in done.stderr) == (not options)

@@ -15,6 +15,7 @@ from klaviyo_audit.errors import ConfigurationError
 from klaviyo_audit.privacy.identifiers import Kind, email, normalise, phone
 from klaviyo_audit.privacy.keyring import KeyRing
 from klaviyo_audit.privacy.pseudonyms import PATTERN, Mac, Pseudonyms, RingNaming
+from tests.waiting import PATIENCE
 
 PAGE = Path(__file__).parents[2] / "docs" / "privacy.md"
 KEY = "0123456789abcdef0123456789abcdef"
@@ -62,7 +63,7 @@ def test_the_same_in_another_process():
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=PATIENCE,
         env={"PYTHONHASHSEED": "7", "PYTHONPATH": str(root)},
     )
     assert done.stdout.strip() == made().of(Kind.EMAIL, "dana@example.com")

@@ -11,6 +11,7 @@ import pytest
 from klaviyo_audit.errors import ConfigurationError
 from klaviyo_audit.privacy.identifiers import Kind
 from klaviyo_audit.privacy.subject_keys import SubjectKeys
+from tests.waiting import PATIENCE
 
 MASTER = b"a master key that is kept elsewhere"
 DANA = (Kind.EMAIL, "dana@example.com")
@@ -115,8 +116,8 @@ def test_threads_and_processes_agree(path):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
-    printed = [one.communicate(timeout=60)[0].split() for one in running]
+        thread.join(PATIENCE)
+    printed = [one.communicate(timeout=PATIENCE)[0].split() for one in running]
     assert all(found == own[0] for found in own + printed)
     assert None not in own[0]
 

@@ -32,6 +32,7 @@ from klaviyo_audit.testing import FakeKlaviyo
 from tests.cli.terminal import run_on_terminal
 from tests.security.planting import git, made_up_key
 from tests.security.sarif_schema import validate
+from tests.waiting import PATIENCE
 
 GOLDEN = Path(__file__).parent / "golden"
 RNG = random.Random(7)
@@ -109,7 +110,7 @@ def build(folder, files):
 def ship(folder, environment):
     subprocess.run(
         [sys.executable, "-m", "klaviyo_audit", "ship", "--sink", "stdout"], check=True, cwd=folder,
-        capture_output=True, timeout=60, env={**os.environ, **environment},
+        capture_output=True, timeout=PATIENCE, env={**os.environ, **environment},
     )  # fmt: skip
 
 
@@ -187,7 +188,7 @@ def golden(name, text, folder):
 def command(folder, *arguments, **env):
     return subprocess.run(
         [sys.executable, "-m", "klaviyo_audit", "check", *arguments], cwd=folder, text=True,
-        capture_output=True, timeout=60, check=False, env={**os.environ, **env},
+        capture_output=True, timeout=PATIENCE, check=False, env={**os.environ, **env},
     )  # fmt: skip
 
 
@@ -313,7 +314,7 @@ def spoil_goodbye(folder):
         "a.record('x')\n"
         "os._exit(9)\n"
     )
-    subprocess.run([sys.executable, "-c", script], cwd=folder, timeout=60, check=False)
+    subprocess.run([sys.executable, "-c", script], cwd=folder, timeout=PATIENCE, check=False)
 
 
 def spoil_checkpoints(folder):

@@ -17,6 +17,7 @@ from klaviyo_audit.security.keyuse import Flag, flags, key_uses
 from klaviyo_audit.security.trail import members_of
 from klaviyo_audit.testing import FakeKlaviyo
 from tests.security.planting import made_up_key
+from tests.waiting import PATIENCE, wait_for
 
 RNG = random.Random(21)
 
@@ -24,7 +25,7 @@ RNG = random.Random(21)
 def command(*arguments, cwd, **env):
     return subprocess.run(
         [sys.executable, "-m", "klaviyo_audit", "keys", *map(str, arguments)],
-        capture_output=True, text=True, timeout=60, check=False, cwd=cwd,
+        capture_output=True, text=True, timeout=PATIENCE, check=False, cwd=cwd,
         env={**os.environ, "KLAVIYO_AUDIT_DIR": "trail", **env},
     )  # fmt: skip
 
@@ -152,8 +153,7 @@ def test_rotated_and_compressed_files_count(tmp_path):
         for _ in range(60):
             klaviyo.Profiles.get_profiles()
             time.sleep(0.02)
-        time.sleep(1)
-    assert list((tmp_path / "trail").glob("audit-*.jsonl.zst"))
+        wait_for(lambda: list((tmp_path / "trail").glob("audit-*.jsonl.zst")))
     (use,) = key_uses(members_of(tmp_path / "trail")).values()
     assert use.calls == 60
 

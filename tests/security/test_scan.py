@@ -25,7 +25,7 @@ RNG = random.Random(3)
 def command(*arguments, cwd, **env):
     return subprocess.run(
         [sys.executable, "-m", "klaviyo_audit", "scan", *map(str, arguments)],
-        capture_output=True, text=True, timeout=110, check=False, cwd=cwd,
+        capture_output=True, text=True, timeout=250, check=False, cwd=cwd,
         env={**os.environ, "GIT_CONFIG_GLOBAL": "/dev/null", **env},
     )  # fmt: skip
 
@@ -171,7 +171,7 @@ def test_a_baseline_made_by_detect_secrets_with_the_plugin(tmp_path):
     scripts = Path(sysconfig.get_paths()["scripts"])
     made = subprocess.run(
         [scripts / "detect-secrets", "scan", "--no-verify", "-p", plugin],
-        capture_output=True, text=True, check=True, cwd=tmp_path, timeout=100,
+        capture_output=True, text=True, check=True, cwd=tmp_path, timeout=250,
     )  # fmt: skip
     listed = json.loads(made.stdout)["results"]["a.py"]
     assert "Klaviyo Credential" in {one["type"] for one in listed}

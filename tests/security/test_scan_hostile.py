@@ -220,7 +220,7 @@ def test_our_own_repository_is_clean():
     assert [find.to_dict() for find in result.finds] == []
     checked = subprocess.run(
         [sys.executable, "-m", "klaviyo_audit", "check", "--history", "--no-trail", "--json"],
-        capture_output=True, text=True, check=False, cwd=OURS, timeout=100,
+        capture_output=True, text=True, check=False, cwd=OURS, timeout=250,
     )  # fmt: skip
     assert checked.returncode == 0, checked.stdout
     statuses = {one["id"]: one["status"] for one in json.loads(checked.stdout)["checks"]}

@@ -14,6 +14,7 @@ from klaviyo_audit.klaviyo.keys import fingerprint
 from klaviyo_audit.security.code_scopes import read_code
 from klaviyo_audit.testing import FakeKlaviyo
 from tests.security.planting import git, made_up_key
+from tests.waiting import PATIENCE
 
 RNG = random.Random(41)
 
@@ -57,14 +58,14 @@ webhooks_of(client.Webhooks)
 def command(*arguments, cwd, **env):
     return subprocess.run(
         [sys.executable, "-m", "klaviyo_audit", "scopes", *map(str, arguments)],
-        capture_output=True, text=True, timeout=60, check=False, cwd=cwd,
+        capture_output=True, text=True, timeout=PATIENCE, check=False, cwd=cwd,
         env={**os.environ, **env},
     )  # fmt: skip
 
 
 def run(program, fake, key):
     return subprocess.run(
-        [sys.executable, program], capture_output=True, text=True, timeout=60, check=False,
+        [sys.executable, program], capture_output=True, text=True, timeout=PATIENCE, check=False,
         cwd=program.parent, env={**os.environ, "KEY": key, "HOST": fake.url},
     )  # fmt: skip
 

@@ -20,6 +20,7 @@ from pydantic import BaseModel, Field
 from klaviyo_audit.testing import FakeKlaviyo, answers
 from klaviyo_audit.testing.registry import HANDLERS
 from klaviyo_audit.testing.routes import operation_of, sdk_route_table, sdk_routes
+from tests.waiting import PATIENCE
 
 BY_MODULE = defaultdict(list)
 for _route in sdk_routes():
@@ -121,7 +122,9 @@ def test_scopes_are_known_without_docstrings(run_python):
 def run_python():
     def run(code, *options):
         command = [sys.executable, *options, "-c", code]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
         assert done.returncode == 0, done.stderr
 
     return run

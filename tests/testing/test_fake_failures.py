@@ -12,6 +12,8 @@ from openapi_client.exceptions import ApiException, NotFoundException, ServiceEx
 from pydantic import ValidationError
 
 from klaviyo_audit.testing import FakeKlaviyo
+from tests.ports import free_port
+from tests.waiting import wait_for
 
 LIST = {"data": {"type": "list", "attributes": {"name": "Newsletter"}}}
 
@@ -157,9 +159,10 @@ def test_delay_is_a_slow_success(fake, client):
 
 
 def test_delay_beyond_the_clients_patience(fake, client):
-    fake.fail(None, delay=60.0)
+    fake.fail(None, delay=3600.0)
     with pytest.raises(urllib3.exceptions.ReadTimeoutError):
-        client.Lists.create_list(LIST, _request_timeout=0.2)
+        client.Lists.create_list(LIST, _request_timeout=(60, 0.2))
+    wait_for(lambda: fake.requests)
     assert statuses(fake) == [201], "the request is seen before its answer is sent"
     assert names(fake) == ["Newsletter"]
 
@@ -236,7 +239,7 @@ def test_nonsense_is_refused(fake, told, named):
 
 
 def test_refused_connection_after_the_end():
-    fake = FakeKlaviyo().start()
+    fake = FakeKlaviyo(port=free_port()).start()
     client = fake.client()
     fake.close()
     with pytest.raises(urllib3.exceptions.MaxRetryError, match="refused"):

@@ -10,6 +10,8 @@ import pytest
 import urllib3
 
 from klaviyo_audit.testing import FakeKlaviyo
+from tests.ports import free_port
+from tests.waiting import PATIENCE, wait_for
 
 LIST = b'{"data":{"type":"list","attributes":{"name":"Newsletter"}}}'
 
@@ -29,7 +31,7 @@ def spawn():
     yield start
     for process in running:
         process.kill()
-        process.communicate(timeout=30)
+        process.communicate(timeout=PATIENCE)
 
 
 @pytest.fixture
@@ -42,7 +44,7 @@ def test_it_serves_until_its_input_is_closed(spawn, pool):
     process, url = spawn()
     answer = pool.request("GET", url + "/api/profiles/01H")
     assert answer.json()["data"]["id"] == "01H"
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, out, err) == (0, b"", b"")
 
 
@@ -50,13 +52,12 @@ def test_it_ends_on_sigterm(spawn, pool):
     process, url = spawn()
     pool.request("GET", url + "/api/profiles/01H")
     process.send_signal(signal.SIGTERM)
-    process.wait(timeout=30)
+    process.wait(timeout=PATIENCE)
     assert (process.returncode, process.stderr.read()) == (0, b"")
 
 
 def test_port_and_strictness(spawn, pool):
-    with FakeKlaviyo() as fake:
-        port = fake.url.rsplit(":", 1)[1]
+    port = str(free_port())
     _, url = spawn("--port", port, "--strict")
     assert url.endswith(":" + port)
     assert pool.request("GET", url + "/api/profiles/01H").status == 404
@@ -83,7 +84,11 @@ def test_requests_log(spawn, pool, tmp_path):
 def test_a_request_is_logged_before_it_is_answered(pool, tmp_path):
     log = tmp_path / "requests.jsonl"
     with FakeKlaviyo(requests_log=log) as fake:
-        fake.fail(None, delay=60.0)
+        fake.fail(None, delay=3600.0)
+        patience = urllib3.Timeout(connect=60, read=0.2)
         with pytest.raises(urllib3.exceptions.ReadTimeoutError):
-            pool.request("POST", fake.url + "/api/lists", body=LIST, timeout=0.2, retries=False)
+            pool.request(
+                "POST", fake.url + "/api/lists", body=LIST, timeout=patience, retries=False
+            )
+        wait_for(log.read_bytes)
         assert json.loads(log.read_bytes())["method"] == "POST"

@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from klaviyo_audit.testing import FakeKlaviyo
+from tests.ports import free_port
+from tests.waiting import PATIENCE
 
 GET = b"GET /api/profiles/01H HTTP/1.1\r\nHost: x\r\n"
 LIST = {"data": {"type": "list", "attributes": {"name": "Newsletter"}}}
@@ -32,7 +34,7 @@ def shared():
 
 def connect(fake):
     port = int(fake.url.rsplit(":", 1)[1])
-    return socket.create_connection(("127.0.0.1", port), timeout=30)
+    return socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
 
 
 def exchange(fake, sent):
@@ -74,7 +76,7 @@ def left():
 
 def use(leave):
     with FakeKlaviyo() as fake:
-        idle = socket.create_connection(("127.0.0.1", int(fake.url.rsplit(":", 1)[1])), timeout=30)
+        idle = socket.create_connection(("127.0.0.1", int(fake.url.rsplit(":", 1)[1])), timeout=60)
         with urllib3.PoolManager(num_pools=4, maxsize=4) as pool:
             for _ in range(3):
                 pool.request("GET", fake.url + "/api/accounts")
@@ -99,7 +101,7 @@ def test_nothing_is_left_after_close():
 
 def run_and_tell_what_is_left(*arguments):
     command = [sys.executable, "-c", COMES_AND_GOES, *arguments]
-    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert (run.returncode, run.stderr) == (0, "")
     return run.stdout.strip()
 
@@ -132,9 +134,8 @@ def test_no_url_before_the_start():
         _ = FakeKlaviyo().url
 
 
-def test_port_of_ones_choice(fake):
-    port = int(fake.url.rsplit(":", 1)[1])
-    fake.close()
+def test_port_of_ones_choice():
+    port = free_port()
     with FakeKlaviyo(port=port) as other:
         assert other.url.endswith(f":{port}")
         with pytest.raises(OSError, match="in use"):
@@ -312,7 +313,7 @@ def test_a_program_that_forgets_to_close_ends_quietly():
         "    assert pool.request('GET', fake.url + '/api/accounts').status == 200\n"
     )
     command = [sys.executable, "-W", "default::ResourceWarning", "-X", "dev", "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr
     assert "ResourceWarning" not in done.stderr
     assert "Traceback" not in done.stderr

@@ -15,7 +15,7 @@ settings.configure(
         "default": {
             "ENGINE": "django.db.backends.sqlite3",
             "NAME": "db.sqlite3",
-            "OPTIONS": {"init_command": "PRAGMA synchronous=OFF", "timeout": 30},
+            "OPTIONS": {"init_command": "PRAGMA synchronous=OFF", "timeout": 100},
         }
     },
     INSTALLED_APPS=[
