@@ -246,7 +246,8 @@ def quick(monkeypatch):
 class SystemCalls:
     """Counts the calls that change or open files, and does something at one of them.
 
-    What a process that is stopped, killed or out of disk space at that place would see.
+    What a process that is stopped, killed or out of disk space at that place would see. Calls of
+    other threads are left alone: sealers that other tests have left running make some as well.
     """
 
     NAMES = (
@@ -267,13 +268,14 @@ class SystemCalls:
         self.log = []
         self._at = None
         self._active = False
+        self._thread = threading.get_ident()
         for name in self.NAMES:
             monkeypatch.setattr(os, name, self._watched(name, getattr(os, name)))
         monkeypatch.setattr(treelog, "_sync", os.fdatasync)
 
     def _watched(self, name, real):
         def call(*args, **kwargs):
-            if self._active:
+            if self._active and threading.get_ident() == self._thread:
                 self.log.append((name, args))
                 self.count += 1
                 if self.count == self._at:
