@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from klaviyo_audit.entry import Phase, Result
 from klaviyo_audit.journal.contents import read_file
 from klaviyo_audit.journal.recovery import journal_files
+from klaviyo_audit.journal.statements import facts_of
 from klaviyo_audit.klaviyo import evidence
 
 if TYPE_CHECKING:
@@ -35,10 +36,10 @@ def unknown_outcomes(directory: Path) -> list[dict[str, Any]]:
             if members is None:
                 continue
             if members["phase"] == Phase.OUTCOME and members.get("result") == Result.UNKNOWN:
-                if (members.get("call") or {}).get("method") not in (None, "GET"):
+                if facts_of(members, "call").get("method") not in (None, "GET"):
                     unknown[members["id"]] = members
             elif members["action"] == ACTION:
-                unknown.pop(str(members.get("metadata", {}).get("of")), None)
+                unknown.pop(str(facts_of(members).get("of")), None)
     return list(unknown.values())
 
 
@@ -60,7 +61,7 @@ def look_for_evidence(
         if not evidence.has_reader(members):
             yield members, None
             continue
-        since = (members.get("metadata") or {}).get("resolved", {}).get("intent_at")
+        since = facts_of(facts_of(members), "resolved").get("intent_at")
         asked = {**members, "timestamp": since or members["timestamp"]}
         found = evidence.look(audited, asked)
         auditor.record(

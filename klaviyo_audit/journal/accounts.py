@@ -210,8 +210,7 @@ class Accounts:
                 Kind.FOREIGN, Severity.ERROR, place, account, number, "the line is not valid JSON"
             )
             return
-        facts = members.get("metadata")
-        facts = facts if isinstance(facts, dict) else {}
+        facts = statements.facts_of(members)
         action = members.get("action")
         if members["phase"] == Phase.GAP:
             self.torn += statements.torn(facts, place.file)

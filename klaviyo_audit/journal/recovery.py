@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from klaviyo_audit import clock
 from klaviyo_audit.entry import SCHEMA_VERSION, Phase, Result
 from klaviyo_audit.errors import JournalCorrupt
-from klaviyo_audit.journal import folder, locks
+from klaviyo_audit.journal import folder, locks, statements
 from klaviyo_audit.journal.contents import read_file
 from klaviyo_audit.journal.line import Problem
 from klaviyo_audit.journal.segments import being_rotated, file_name, rotated_files
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from klaviyo_audit.journal.line import Line
+    from klaviyo_audit.journal.statements import Range
 
 _LOCK_NAME = "recovery.lock"
 _COPIED = ("action", "user_id", "resource", "parent_id", "call", "key", "actor", "request")
@@ -45,7 +46,7 @@ class LooseEnds:
 
     writer: str
     numbers: set[int] = field(default_factory=set)
-    explained: set[int] = field(default_factory=set)
+    explained: list[Range] = field(default_factory=list)
     """Numbers that a gap entry names."""
     intents: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Intents without an outcome, by id."""
@@ -59,8 +60,17 @@ class LooseEnds:
 
     @property
     def missing(self) -> list[int]:
-        """Numbers below the last that are neither in the journal nor explained."""
-        return [n for n in range(self.last) if n not in self.numbers and n not in self.explained]
+        """The first numbers below the last that are neither in the journal nor explained.
+
+        There can be any number of them, and of those that are explained, as somebody wrote them.
+        """
+        missing: list[int] = []
+        at = 0
+        for first, last in sorted([*((n, n) for n in self.numbers), *self.explained]):
+            room = _MAX_LISTED - len(missing)
+            missing += range(at, min(first, self.last, at + room))
+            at = max(at, last + 1)
+        return missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +158,7 @@ def _recover(pen: Pen, own: set[str], dead: list[str], *, everything: bool) -> R
         metadata = {
             "writer": name,
             "last": found.last,
-            "missing": found.missing[:_MAX_LISTED],
+            "missing": found.missing,
             "torn": [
                 {"file": t.file, "offset": t.offset, "length": t.length, "sha256": t.sha256}
                 for t in torn[:_MAX_LISTED]
@@ -280,20 +290,24 @@ class _Survey:
         elif members["action"] == "journal.close":
             of_writer.ended = True
         elif members["action"] == "journal.recover":
-            facts = members.get("metadata", {})
+            facts = statements.facts_of(members)
             self._of(str(facts.get("writer"))).ended = True
-            told = facts.get("torn", ())
-            self.told.update((piece["file"], piece["offset"]) for piece in told)
+            self._tell(file, facts)
 
     def _of(self, writer: str) -> LooseEnds:
         return self.ends.setdefault(writer, LooseEnds(writer))
 
     def _explain(self, file: str, gap: dict[str, Any]) -> None:
-        facts = gap.get("metadata", {})
+        facts = statements.facts_of(gap)
         of_writer = self._of(str(facts.get("writer", gap["writer"])))
-        for first, last in facts.get("numbers", ()):
-            of_writer.explained.update(range(first, last + 1))
-        self.told.update((file, piece["offset"]) for piece in facts.get("torn", ()))
+        of_writer.explained += statements.lost_numbers(facts)
+        self._tell(file, facts)
+
+    def _tell(self, file: str, facts: dict[str, Any]) -> None:
+        pieces = facts.get("torn")
+        for piece in pieces if isinstance(pieces, list) else ():
+            if isinstance(piece, dict) and statements.is_number(piece.get("offset")):
+                self.told.add((str(piece.get("file", file)), piece["offset"]))
 
 
 def _newest_first(directory: Path) -> Iterator[Path]:

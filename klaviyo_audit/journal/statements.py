@@ -54,6 +54,12 @@ def is_number(value: Any) -> TypeGuard[int]:
     return type(value) is int and value >= 0
 
 
+def facts_of(members: Mapping[str, Any], name: str = "metadata") -> dict[str, Any]:
+    """A member of a line that is an object; an empty one where it is something else."""
+    facts = members.get(name)
+    return facts if isinstance(facts, dict) else {}
+
+
 def recovery(facts: Mapping[str, Any], place: Place) -> Recovery:
     """What a ``journal.recover`` line says about the numbers of its writer.
 

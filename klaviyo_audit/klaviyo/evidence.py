@@ -8,26 +8,35 @@ import orjson
 
 from klaviyo_audit import clock
 from klaviyo_audit.klaviyo import catalog
+from klaviyo_audit.klaviyo.readings import plain
 from klaviyo_audit.privacy.pseudonyms import PATTERN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_LEAVING_A_TRACE: Final = ("DELETE", "PATCH", "PUT")
 _GONE: Final = (404, 410)
 _CHANGED_AT: Final = ("updated", "updated_at", "updated_datetime")
 _MAX_BODY: Final = 1_048_576
 
 
 def has_reader(intent: Mapping[str, Any]) -> bool:
-    """Whether Klaviyo has an operation that reads the resource an intent is about."""
-    call = intent.get("call") or {}
-    path = call.get("path") or ""
-    resource = intent.get("resource") or ""
-    if call.get("method") not in ("DELETE", "PATCH", "PUT") or not path.endswith("}"):
+    """Whether Klaviyo has an operation that reads the resource an intent is about.
+
+    Whoever can write to the journal can have written the intent: a resource that is not just a path
+    of that operation could make another host of Klaviyo's, which would get the key.
+    """
+    call, resource = intent.get("call"), intent.get("resource")
+    path = call.get("path") if isinstance(call, dict) else None
+    if not isinstance(call, dict) or not isinstance(path, str) or not isinstance(resource, str):
         return False
-    if "[masked" in resource or PATTERN.search(resource):
+    if call.get("method") not in _LEAVING_A_TRACE or not path.endswith("}"):
         return False
-    return catalog.by_template("GET", path) is not None
+    if "[masked" in resource or PATTERN.search(resource) or not resource.startswith("/"):
+        return False
+    # The host comes before the resource: here none.
+    is_plain = plain(path).match(f"https://{resource}") is not None
+    return is_plain and catalog.by_template("GET", path) is not None
 
 
 def look(api_client: Any, intent: Mapping[str, Any]) -> dict[str, Any]:

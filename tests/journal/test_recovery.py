@@ -173,3 +173,50 @@ def test_what_the_journal_did_not_take_is_done_by_whoever_comes_next(trail, monk
         "unknown"
     ]
     assert [one["action"] for one in trail.of("journal")].count("journal.recover") == 1
+
+
+HOSTILE = [
+    ("gap", "journal.gap", {"writer": "d" * 16, "numbers": [[0, 10**17]]}),
+    (
+        "gap",
+        "journal.gap",
+        {"writer": "d" * 16, "numbers": [[10**17, 0], [1], "x", None, [1, "2"]]},
+    ),
+    ("gap", "journal.gap", {"writer": ["d"], "numbers": {"0": 1}, "torn": "torn"}),
+    ("gap", "journal.gap", {"torn": [{"offset": [1]}, {"offset": 5, "file": {}}, 7, None]}),
+    ("gap", "journal.gap", [1, 2]),
+    ("journal", "journal.recover", {"writer": {}, "torn": [{"file": ["x"], "offset": 1}, {}, 3]}),
+    ("journal", "journal.recover", "x"),
+    ("journal", "journal.close", None),
+    ("outcome", "test", None),
+    ("intent", "test", 5),
+]
+
+
+@pytest.mark.parametrize(("phase", "action", "metadata"), HOSTILE)
+@pytest.mark.parametrize("number", [1, 10**17])
+def test_lines_that_somebody_put_there_hold_up_no_program(
+    tmp_path, phase, action, metadata, number
+):
+    """Of a dead writer: a number without end, and facts of other types, in lines that hold."""
+    folder = tmp_path / "trail"
+    sealing.write(folder, 2)
+    members = {**sealing.entry(1), "writer": "d" * 16, "phase": phase, "action": action}
+    lines = [
+        {**sealing.entry(0), "writer": "d" * 16, "n": 0},
+        {**members, "n": number, "metadata": metadata},
+    ]
+    sealing.append(folder, b"".join(map(encode, lines)))
+    (folder / "writers" / ("d" * 16)).touch(mode=0o600)
+    with Auditor(journal=folder, seal="off", sinks=()) as auditor:
+        wait_for_recovery(auditor)
+        assert not auditor._recovery.is_alive()
+        auditor.resolve()
+    told = [
+        line["metadata"]
+        for line in map(json.loads, (folder / "audit.jsonl").read_bytes().splitlines())
+        if line["action"] == "journal.recover" and line["writer"] != "d" * 16
+    ]
+    assert [(facts["writer"], facts["last"]) for facts in told] == [("d" * 16, number)]
+    assert len(told[0]["missing"]) <= 1000
+    assert not (folder / "writers" / ("d" * 16)).exists()

@@ -1,9 +1,13 @@
 """resolve --check: what a second look at Klaviyo shows of a call whose outcome is unknown."""
 
 import json
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import pytest
 
+from klaviyo_audit.analysis.unknowns import look_for_evidence, unknown_outcomes
+from klaviyo_audit.journal.format import encode
 from klaviyo_audit.klaviyo import evidence, keys
 from tests import planted
 
@@ -30,6 +34,95 @@ def intent(
 )
 def test_which_calls_have_a_reader(given, readable):
     assert evidence.has_reader(given) is readable
+
+
+@pytest.mark.parametrize(
+    "resource",
+    [
+        "@{other}/api/lists/L1",
+        ".{other}/api/lists/L1",
+        "//{other}/api/lists/L1",
+        "\\@{other}/api/lists/L1",
+        "x@{other}/api/lists/L1",
+        "http://{other}/api/lists/L1",
+        "/api/lists/L1/relationships/profiles",
+        "/api/lists/../profiles",
+        "/api/lists/%2e%2e%2fprofiles",
+        "/api/lists/",
+        "/api/profiles/L1",
+        "",
+        None,
+        5,
+        ["/api/lists/L1"],
+    ],
+)
+def test_a_line_that_somebody_put_there_sends_the_key_nowhere_else(
+    client, auditor, fake, httpserver_elsewhere, resource
+):
+    """Whoever can write to the journal can write what `resolve --check` reads there."""
+    other, heard = httpserver_elsewhere
+    if isinstance(resource, str):
+        resource = resource.format(other=other)
+    forged = {**intent(resource=resource), "id": "x"}
+    assert not evidence.has_reader(forged)
+    before = fake.count
+    assert list(look_for_evidence(auditor, client.api_client, [forged])) == [(forged, None)]
+    assert heard == []
+    assert fake.count == before
+
+
+@pytest.fixture
+def httpserver_elsewhere():
+    """Another server: its host and port, and the paths it was asked for."""
+    heard = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            heard.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *args):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield f"127.0.0.1:{server.server_port}", heard
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"call": "DELETE"},
+        {"call": ["DELETE"]},
+        {"call": {"method": 5, "path": "/api/lists/{id}"}},
+        {"call": {"method": ["DELETE"], "path": "/api/lists/{id}"}},
+        {"call": {"method": "DELETE", "path": 7}},
+        {"call": {"method": "DELETE", "path": "/api/lists/{id}", "x": []}, "metadata": []},
+        {"call": {"method": "DELETE", "path": "/api/lists/{id}"}, "metadata": {"resolved": 1}},
+        {"metadata": "x", "action": "klaviyo_audit.evidence", "phase": "event"},
+        {"metadata": {"of": ["x"]}, "action": "klaviyo_audit.evidence", "phase": "event"},
+    ],
+)
+def test_lines_with_members_of_other_types(client, auditor, tmp_path, members):
+    line = {
+        "v": 1,
+        "id": "x",
+        "writer": "0" * 16,
+        "n": 0,
+        "timestamp": "2026",
+        "phase": "outcome",
+        "action": "a",
+        "user_id": "u",
+        "resource": "/api/lists/L1",
+        "result": "unknown",
+    }
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "audit.jsonl").write_bytes(encode({**line, **members}))
+    unknown = unknown_outcomes(tmp_path / "odd")
+    assert len(list(look_for_evidence(auditor, client.api_client, unknown))) == len(unknown)
 
 
 def make_list(client):
