@@ -10,18 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
+from klaviyo_audit.security import git
 from klaviyo_audit.security.sources import ScanFailed, Source, open_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-# A repository can bring settings that run programs; none of them is needed to read it.
-_GIT: Final = (
-    "git", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null",
-    "-c", "log.showSignature=false", "--no-pager",
-)  # fmt: skip
-# Nor is anything fetched: what a partial clone lacks would be, by a program that it names.
-_ALONE: Final = {"GIT_ALLOW_PROTOCOL": "", "GIT_NO_LAZY_FETCH": "1", "GIT_TERMINAL_PROMPT": "0"}
 _TEXTS: Final = (b"blob", b"commit", b"tag")
 _ENV_EXAMPLES: Final = ("example", "sample", "template", "dist", "default", "defaults")
 
@@ -34,7 +28,7 @@ def repository_of(path: Path) -> Path | None:
     """
     folder = path if path.is_dir() else path.parent
     try:
-        done = _run(folder, "rev-parse", "--show-toplevel")
+        done = git.run(folder, "rev-parse", "--show-toplevel")
     except FileNotFoundError:
         return None  # there is no git
     if done.returncode == 0:
@@ -45,12 +39,23 @@ def repository_of(path: Path) -> Path | None:
     raise ScanFailed(f"git cannot read the repository of {folder}: {told[:500]}")
 
 
+def is_inside_git(path: Path) -> bool:
+    """Whether a path is a bare repository, or in the folder of git's own files."""
+    folder = path if path.is_dir() else path.parent
+    try:
+        return git.run(folder, "rev-parse", "--is-inside-git-dir").stdout.strip() == b"true"
+    except FileNotFoundError:
+        return False
+
+
 def is_ignored(path: Path) -> bool:
     """Whether git ignores a path, so that naming it means every file in it."""
-    return _run(path.parent, "check-ignore", "-q", str(path.absolute())).returncode == 0
+    return git.run(path.parent, "check-ignore", "-q", str(path.absolute())).returncode == 0
 
 
-def work_tree(path: Path, unread: Callable[[str, str], None]) -> Iterator[Source]:
+def work_tree(
+    path: Path, unread: Callable[[str, str], None], seen: frozenset[str] = frozenset()
+) -> Iterator[Source]:
     """The files of a repository below a path: tracked ones, and new ones that are not ignored.
 
     Those of repositories inside it, too.
@@ -58,21 +63,58 @@ def work_tree(path: Path, unread: Callable[[str, str], None]) -> Iterator[Source
     Args:
         path: A folder in the work tree.
         unread: As for `files`.
+        seen: Real paths of the repositories that this one is in.
 
     Raises:
         ScanFailed: Git does not read the repository.
     """
-    listed = _listed(path, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
-    for name in sorted(set(listed)):
+    real = os.path.realpath(path)
+    here = _Folders(real)
+    elsewhere = 0
+    names = set()
+    for listed in git.listed(
+        path, "ls-files", "-z", "-t", "--cached", "--others", "--exclude-standard"
+    ):
+        tag, _, name = listed.partition(b" ")
+        elsewhere += tag == b"S"  # SKIP_WORKTREE
+        names.add(name)
+    for name in sorted(names):
         shown = os.fsdecode(name)
         inside = path / shown
+        if not here.hold(shown):
+            continue  # for git it is deleted: a link stands in the place of a folder
         if not inside.is_symlink() and (name.endswith(b"/") or (inside / ".git").exists()):
             # A submodule, or a repository inside that nobody added. Not what a link leads to: that
             # may be this repository again, or any other.
-            for inner in work_tree(inside, unread):
+            if os.path.realpath(inside) in seen | {real}:
+                continue
+            for inner in work_tree(inside, unread, seen | {real}):
                 yield replace(inner, path=f"{shown.rstrip('/')}/{inner.path}")
         else:
             yield from open_source(inside, shown, unread, may_be_gone=True)
+    if elsewhere:
+        unread(
+            "git's sparse checkout",
+            f"{elsewhere} tracked files are not in it: git sparse-checkout disable, or --history",
+        )
+
+
+class _Folders:
+    """The folders in a work tree, which have no link on their way."""
+
+    def __init__(self, real: str) -> None:
+        self._real = real
+        self._known: dict[str, bool] = {}
+
+    def hold(self, name: str) -> bool:
+        """Whether a file of that name is in the work tree itself; an index may say anything."""
+        folder = os.path.dirname(name.rstrip("/"))  # noqa: PTH120  (200 times faster)
+        known = self._known.get(folder)
+        if known is None:
+            whole = os.path.normpath(os.path.join(self._real, folder))  # noqa: PTH118
+            inside = whole == self._real or whole.startswith(self._real.rstrip("/") + "/")
+            known = self._known[folder] = inside and os.path.realpath(whole) == whole
+        return known
 
 
 def staged(top: Path) -> Iterator[Source]:
@@ -81,7 +123,7 @@ def staged(top: Path) -> Iterator[Source]:
     Raises:
         ScanFailed: Git does not read the repository.
     """
-    changed = _listed(
+    changed = git.listed(
         top, "diff", "--cached", "--raw", "-z", "--abbrev=64", "--no-renames", "--no-ext-diff"
     )
     wanted = []
@@ -106,9 +148,11 @@ def history(top: Path, ends: tuple[str, ...]) -> Iterator[Source]:
     Raises:
         ScanFailed: Git does not read the repository.
     """
-    done = _run(top, "cat-file", "--batch-all-objects", "--batch-check=%(objecttype) %(objectname)")
+    done = git.run(
+        top, "cat-file", "--batch-all-objects", "--batch-check=%(objecttype) %(objectname)"
+    )
     if done.returncode:
-        raise ScanFailed(f"git cannot list the objects of {top}: {_told(done.stderr)}")
+        raise ScanFailed(f"git cannot list the objects of {top}: {git.told(done.stderr)}")
     kinds = [line.split() for line in done.stdout.splitlines()]
     names = [name.decode() for kind, name in kinds if kind in _TEXTS]
     known = _paths(top, ends)
@@ -117,10 +161,10 @@ def history(top: Path, ends: tuple[str, ...]) -> Iterator[Source]:
 
 def lacking(top: Path) -> str | None:
     """Why a repository does not have its whole history; None if it has."""
-    if _run(top, "rev-parse", "--is-shallow-repository").stdout.strip() == b"true":
+    if git.run(top, "rev-parse", "--is-shallow-repository").stdout.strip() == b"true":
         return "a shallow clone has only the newest of it: git fetch --unshallow"
     partial = r"^(extensions\.partialclone|remote\..*\.promisor)$"
-    if _run(top, "config", "--get-regexp", partial).returncode == 0:
+    if git.run(top, "config", "--get-regexp", partial).returncode == 0:
         return "a partial clone has only what was needed so far: make a whole clone"
     return None
 
@@ -129,12 +173,12 @@ def _paths(top: Path, ends: tuple[str, ...]) -> dict[str, str]:
     """A path of each object that has one which ends so."""
     found = {}
     with subprocess.Popen(  # noqa: S603  (a fixed command)
-        [*_GIT, "-C", str(top), "rev-list", "--objects", "--all", "--reflog"],
+        [*git.COMMAND, "-C", str(top), "rev-list", "--objects", "--all", "--reflog"],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        env=_environment(),
-    ) as git:  # fmt: skip
-        assert git.stdout is not None
-        for line in git.stdout:
+        env=git.environment(top),
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        for line in process.stdout:
             name, _, path = os.fsdecode(line.rstrip(b"\n")).partition(" ")
             if path.lower().endswith(ends):
                 found[name] = path
@@ -168,7 +212,7 @@ def places(top: Path, blobs: Iterable[str]) -> dict[str, list[Place]]:
         "--no-abbrev", "--no-renames", "--no-ext-diff", "--format=%x01%H %cI",
     )  # fmt: skip
     commit = at = ""
-    fields = _streamed(top, *command)
+    fields = git.streamed(top, *command)
     for piece in fields:
         text = piece.lstrip(b"\n")
         if text.startswith(b"\x01"):
@@ -191,7 +235,7 @@ def tracked_env_files(top: Path) -> list[str]:
     Raises:
         ScanFailed: Git does not read the repository.
     """
-    names = (os.fsdecode(name) for name in _listed(top, "ls-files", "-z", "--cached"))
+    names = (os.fsdecode(name) for name in git.listed(top, "ls-files", "-z", "--cached"))
     return [name for name in names if _is_env_file(name.rpartition("/")[2])]
 
 
@@ -201,7 +245,7 @@ def addable_env_files(path: Path) -> list[str]:
     Raises:
         ScanFailed: Git does not read the repository.
     """
-    listed = _listed(path, "ls-files", "-z", "--others", "--exclude-standard")
+    listed = git.listed(path, "ls-files", "-z", "--others", "--exclude-standard")
     names = (os.fsdecode(name) for name in listed)
     return sorted(name for name in names if _is_env_file(name.rpartition("/")[2]))
 
@@ -219,21 +263,21 @@ def _objects(top: Path, names: Sequence[str], path: Callable[[str], str]) -> Ite
         asked.write("".join(f"{name}\n" for name in names).encode())
         asked.seek(0)
         with subprocess.Popen(  # noqa: S603  (a fixed command)
-            [*_GIT, "-C", str(top), "cat-file", "--batch", "--buffer"],
-            stdin=asked, stdout=subprocess.PIPE, bufsize=1 << 20, env=_environment(),
-        ) as git:  # fmt: skip
-            assert git.stdout is not None
+            [*git.COMMAND, "-C", str(top), "cat-file", "--batch", "--buffer"],
+            stdin=asked, stdout=subprocess.PIPE, bufsize=1 << 20, env=git.environment(top),
+        ) as process:  # fmt: skip
+            assert process.stdout is not None
             try:
                 for name in names:
-                    header = git.stdout.readline().split()
+                    header = process.stdout.readline().split()
                     if len(header) != 3:  # noqa: PLR2004  (id, kind and size; else "missing")
                         raise ScanFailed(f"git does not give the object {name} of {top}")
-                    body = _Bounded(git.stdout, int(header[2]))
+                    body = _Bounded(process.stdout, int(header[2]))
                     yield Source(path(name), body.read, name)
                     body.finish()
             finally:
                 with contextlib.suppress(OSError):
-                    git.kill()
+                    process.kill()
 
 
 class _Bounded:
@@ -255,45 +299,3 @@ class _Bounded:
         while self._left:
             self.read(1 << 20)
         self._stream.read(1)
-
-
-def _listed(folder: Path, *command: str) -> list[bytes]:
-    done = _run(folder, *command)
-    if done.returncode:
-        raise ScanFailed(f"git {command[0]} fails in {folder}: {_told(done.stderr)}")
-    return [piece for piece in done.stdout.split(b"\0") if piece]
-
-
-def _streamed(folder: Path, *command: str) -> Iterator[bytes]:
-    """As `_listed`, for what may be too long to keep."""
-    with tempfile.TemporaryFile() as told:
-        with subprocess.Popen(  # noqa: S603  (a fixed command)
-            [*_GIT, "-C", str(folder), *command],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=told, env=_environment(),
-        ) as git:  # fmt: skip
-            assert git.stdout is not None
-            rest = b""
-            while data := git.stdout.read(1 << 16):
-                *whole, rest = (rest + data).split(b"\0")
-                yield from filter(None, whole)
-            if rest:
-                yield rest
-        if git.returncode:
-            told.seek(0)
-            raise ScanFailed(f"git {command[0]} fails in {folder}: {_told(told.read())}")
-
-
-def _run(folder: Path, *command: str) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(  # noqa: S603  (a fixed command)
-        [*_GIT, "-C", str(folder), *command],
-        capture_output=True, check=False, stdin=subprocess.DEVNULL,
-        env=_environment(),
-    )  # fmt: skip
-
-
-def _environment() -> dict[str, str]:
-    return {**os.environ, "LC_ALL": "C", **_ALONE}
-
-
-def _told(stderr: bytes) -> str:
-    return stderr.decode(errors="replace").strip()[:500]

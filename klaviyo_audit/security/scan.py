@@ -92,11 +92,14 @@ def scan(
     if not path.exists():
         raise ScanFailed(f"there is no {str(path)!r}")
     top = repository.repository_of(path)
-    if top is None and (history or staged):
+    bare = top is None and repository.is_inside_git(path)
+    if top is None and (staged or (history and not bare)):
         raise ScanFailed(f"{str(path)!r} is in no git repository, so it has no history or index")
     known = allowed_in(baseline)
     result = Scan()
     unread = _unread_in(result)
+    if bare and not history:
+        unread("git's objects", "a bare repository has its files in its history only: --history")
     if staged:
         assert top is not None
         _look(result, repository.staged(top), known)
@@ -107,8 +110,7 @@ def scan(
     if top is not None:
         result.finds += [Find(Rule.TRACKED_ENV, name) for name in repository.tracked_env_files(top)]
     if history:
-        assert top is not None
-        _add_past(result, _past(top, known))
+        _add_past(result, _past(path if top is None else top, known))
     return result
 
 
@@ -123,10 +125,10 @@ def scan_history(path: Path, *, baseline: Path | None = None) -> Scan:
         ScanFailed: It is in no repository, or git does not read it.
     """
     top = repository.repository_of(path)
-    if top is None:
+    if top is None and not repository.is_inside_git(path):
         raise ScanFailed(f"{str(path)!r} is in no git repository, so it has no history")
     result = Scan()
-    _add_past(result, _past(top, allowed_in(baseline)))
+    _add_past(result, _past(path if top is None else top, allowed_in(baseline)))
     return result
 
 

@@ -1,8 +1,10 @@
 """klaviyo-audit scan on repositories whose makers mean harm, and on its own."""
 
+import hashlib
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from klaviyo_audit.klaviyo.keys import fingerprint
+from klaviyo_audit.security import git as hardened
 from klaviyo_audit.security.baseline import allowed_in
 from klaviyo_audit.security.scan import ScanFailed, scan
 from tests.security.planting import git, made_up_key
@@ -131,6 +134,153 @@ def test_links_to_repositories_are_not_followed(tmp_path):
     git(folder, "add", "-A")
     found = scan(folder)
     assert ([find.path for find in found.finds], found.files) == (["a.py"], 1)
+
+
+def new_repository(folder, name="a.py", text=None):
+    """A repository with a file in one commit; the key in it."""
+    folder.mkdir(parents=True)
+    git(folder, "init", "-q")
+    key = made_up_key(RNG)
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(f'K = "{key}"\n' if text is None else text)
+    git(folder, "add", "-A")
+    git(folder, "commit", "-q", "-m", "x")
+    return key
+
+
+def test_an_object_that_another_is_put_in_place_of_is_still_looked_at(tmp_path):
+    """Git shows the other one, by refs/replace, also to who asks for the first."""
+    folder = tmp_path / "a"
+    key = new_repository(folder)
+    bad = git(folder, "hash-object", "a.py").decode().strip()
+    (folder / "a.py").write_text("K = None\n")
+    git(folder, "add", "-A")
+    git(folder, "commit", "-q", "-m", "y")
+    git(folder, "replace", bad, git(folder, "hash-object", "a.py").decode().strip())
+    assert [find.secret for find in scan(folder, history=True).finds] == [key]
+    (folder / "b.py").write_text(f'K = "{key}"\n')
+    git(folder, "add", "b.py")
+    assert [find.secret for find in scan(folder, staged=True).finds] == [key]
+
+
+@pytest.mark.parametrize("name", [".gitignore", "ignored"])
+def test_what_git_waits_for_does_not_hang(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(hardened, "_MOST_SECONDS", 1.0)
+    folder = tmp_path / "a"
+    new_repository(folder)
+    os.mkfifo(folder / name)
+    git(folder, "config", "core.excludesFile", str(folder / name))
+    with pytest.raises(ScanFailed, match="does not end"):
+        scan(folder)
+
+
+def test_files_that_git_would_read_for_a_log_are_not_waited_for(tmp_path):
+    folder = tmp_path / "a"
+    key = new_repository(folder)
+    for name in (".mailmap", ".gitattributes", "order"):
+        os.mkfifo(folder / name)
+    git(folder, "config", "diff.orderFile", str(folder / "order"))
+    assert [find.secret for find in scan(folder, history=True).finds] == [key]
+
+
+@pytest.mark.parametrize(
+    "given", ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY"]
+)
+def test_what_git_tells_a_hook_is_for_its_repository_only(tmp_path, monkeypatch, given):
+    """GIT_DIR of another repository: its history was looked at, and nothing found."""
+    new_repository(tmp_path / "one", text="K = None\n")
+    key = new_repository(tmp_path / "other")
+    inner = new_repository(tmp_path / "one" / "inner")
+    told = {"GIT_DIR": ".git", "GIT_WORK_TREE": ".", "GIT_INDEX_FILE": ".git/index",
+            "GIT_OBJECT_DIRECTORY": ".git/objects"}  # fmt: skip
+    monkeypatch.chdir(tmp_path / "one")
+    monkeypatch.setenv(given, told[given])
+    assert {find.secret for find in scan(tmp_path / "other", history=True).finds} == {key}
+    assert [find.secret for find in scan(Path("."), history=True).finds] == [inner]
+    monkeypatch.setenv(given, str(tmp_path / "one" / told[given]))
+    assert {find.secret for find in scan(tmp_path / "other", history=True).finds} == {key}
+    assert [find.secret for find in scan(Path("inner")).finds] == [inner]
+
+
+def test_a_hook_in_a_linked_work_tree(tmp_path):
+    """There git says GIT_DIR, too, and the index of a commit of some files is another one."""
+    new_repository(tmp_path / "main", text="K = None\n")
+    git(tmp_path / "main", "worktree", "add", "-q", str(tmp_path / "linked"))
+    hook = tmp_path / "main" / ".git" / "hooks" / "pre-commit"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text(f"#!/bin/sh\nexec {sys.executable} -m klaviyo_audit scan --staged\n")
+    hook.chmod(0o755)
+    folder = tmp_path / "linked" / "sub"
+    folder.mkdir()
+    key = made_up_key(RNG)
+    (folder / "clean.py").write_text("K = 1\n")
+    (folder / "bad.py").write_text(f'K = "{key}"\n')
+    git(folder, "add", "-A")
+    run = [*["git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-m", "x"]]
+    assert (
+        subprocess.run([*run, "clean.py"], check=False, cwd=folder, capture_output=True).returncode
+        == 0
+    )
+    done = subprocess.run(run, check=False, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert fingerprint(key) in done.stdout + done.stderr
+
+
+def test_a_bare_repository(tmp_path):
+    """What is in its folder is compressed, so that looking at files finds nothing, ever."""
+    key = new_repository(tmp_path / "a")
+    git(tmp_path, "clone", "-q", "--bare", "a", "a.git")
+    for folder in (tmp_path / "a.git", tmp_path / "a" / ".git"):
+        done = command(cwd=folder)
+        assert (done.returncode, "--history" in done.stderr) == (2, True)
+    done = command("--history", "--format", "json", cwd=tmp_path / "a.git")
+    assert done.returncode == 1
+    (find,) = json.loads(done.stdout)["finds"]
+    assert (find["path"], find["fingerprint"]) == ("a.py", fingerprint(key))
+
+
+@pytest.mark.parametrize("index", ["--no-sparse-index", "--sparse-index"])
+def test_what_a_sparse_checkout_leaves_out_is_no_clean_result(tmp_path, index):
+    folder = tmp_path / "a"
+    key = new_repository(folder, "out/a.py")
+    (folder / "in").mkdir()
+    (folder / "in" / "b.py").write_text("K = 1\n")
+    git(folder, "add", "-A")
+    git(folder, "commit", "-q", "-m", "y")
+    git(folder, "sparse-checkout", "set", index, "in")
+    found = scan(folder)
+    assert (found.finds, found.files) == ([], 1)
+    assert "1 tracked files are not in it" in found.unread[0][1]
+    assert [find.secret for find in scan(folder, history=True).finds] == [key]
+
+
+def test_nothing_outside_is_read(tmp_path):
+    """An index may say ``../x``, and a link may stand where a tracked folder was."""
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "a.py").write_text(f'K = "{made_up_key(RNG)}"\n')
+    folder = tmp_path / "one"
+    new_repository(folder, "sub/a.py")
+    shutil.rmtree(folder / "sub")
+    (folder / "sub").symlink_to(tmp_path / "outside")
+    assert (scan(folder).finds, scan(folder).unread) == ([], [])
+    folder = tmp_path / "two"
+    new_repository(folder, "aa/outside/a.py")
+    index = (folder / ".git" / "index").read_bytes()[:-20].replace(b"aa/outside", b"../outside")
+    (folder / ".git" / "index").write_bytes(index + hashlib.sha1(index).digest())
+    shutil.rmtree(folder / "aa")
+    assert b"../outside/a.py" in git(folder, "ls-files")
+    assert scan(folder).finds == []
+
+
+def test_repositories_that_are_in_each_other_come_to_an_end(tmp_path):
+    """By links on the way, in two ways each: 2 to the 40th before the system says it is enough."""
+    new_repository(tmp_path / "a")
+    inner = tmp_path / "a" / "x"
+    key = new_repository(inner)
+    for name in ("up", "back"):
+        git(inner, "update-index", "--add", "--cacheinfo", f"160000,{'1' * 40},{name}/x")
+        (inner / name).symlink_to("..")
+    assert key in [find.secret for find in scan(tmp_path / "a").finds]
 
 
 def test_a_shallow_clone_is_no_clean_history(tmp_path):
