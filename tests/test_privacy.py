@@ -173,9 +173,13 @@ def test_a_planted_value_never_survives(before, value, after):
     assert planted.found_in(cleaned) == []
 
 
-def test_a_key_as_the_services_name_is_in_no_line(trail, fake):
-    """Where nobody is named, the service acts: its name passes the gate there, too."""
-    with Auditor(journal=trail.folder, service=f"shop {planted.API_KEY}", seal="off") as auditor:
+def test_a_key_as_the_services_name_is_in_no_line(trail, fake, monkeypatch):
+    """Where nobody is named, the service acts: its name passes the gate there, too.
+
+    As a setting such a name is refused; without one the service is called as its program.
+    """
+    monkeypatch.setattr("sys.argv", [f"shop {planted.API_KEY}"])
+    with Auditor(journal=trail.folder, seal="off") as auditor:
         auditor.audit(fake.client()).Lists.get_lists()
     lines = trail.lines()
     assert {line["user_id"].split("/")[0] for line in lines} == {"shop [secret]"}
