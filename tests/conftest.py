@@ -1,5 +1,6 @@
 """Fixtures for all tests, and the check that no test's output holds a planted secret."""
 
+import contextlib
 import gc
 import json
 import os
@@ -50,14 +51,21 @@ def pytest_runtest_makereport(item, call):
         leaks += [f"{secret[:8]}... in {name} of {when}" for secret in planted.found_in(content)]
     folder = item.funcargs.get("tmp_path")
     if folder is not None and item.get_closest_marker(MAY_HOLD_SECRETS) is None:
-        for path in folder.rglob("*"):
-            if path.is_file() and path.stat().st_size < 50_000_000:
-                text = path.read_bytes().decode("utf-8", "replace")
-                leaks += [f"{secret[:8]}... in {path.name}" for secret in planted.found_in(text)]
+        for name, text in _texts_in(folder):
+            leaks += [f"{secret[:8]}... in {name}" for secret in planted.found_in(text)]
     if leaks:
         report.outcome = "failed"
         report.longrepr = "planted secrets leaked: " + "; ".join(leaks)
     return report
+
+
+def _texts_in(folder):
+    """Name and content of the files in a folder, of which some may still come and go."""
+    for place, _, names in os.walk(folder):
+        for path in (Path(place, name) for name in names):
+            with contextlib.suppress(FileNotFoundError):
+                if path.is_file() and path.stat().st_size < 50_000_000:
+                    yield path.name, path.read_bytes().decode("utf-8", "replace")
 
 
 @pytest.fixture(autouse=True)
