@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from klaviyo_audit.context import suppress_audit
-from klaviyo_audit.errors import KlaviyoAuditError
+from klaviyo_audit.errors import ConfigurationError, KlaviyoAuditError
+from klaviyo_audit.sinks.base import Retry
 from klaviyo_audit.threads import can_run
 
 if TYPE_CHECKING:
@@ -28,7 +30,8 @@ def reason_of(error: BaseException) -> str:
     """What went wrong, without texts that others have made: those may quote data."""
     if isinstance(error, KlaviyoAuditError):
         return str(error)
-    return getattr(error, "strerror", None) or type(error).__name__
+    told = error.strerror if isinstance(error, OSError) else None
+    return told if told and isinstance(told, str) else type(error).__name__
 
 
 class Overdue(KlaviyoAuditError):  # noqa: N818  (a state, like its siblings in base.py)
@@ -38,7 +41,7 @@ class Overdue(KlaviyoAuditError):  # noqa: N818  (a state, like its siblings in 
 class _Attempt:
     __slots__ = ("call", "done", "error", "subject")
 
-    def __init__(self, subject: object, call: Callable[[], None]) -> None:
+    def __init__(self, subject: object, call: Callable[[], object]) -> None:
         self.subject = subject
         self.call = call
         self.done = False
@@ -48,11 +51,24 @@ class _Attempt:
         _local.delivering = True
         try:
             with suppress_audit():
-                self.call()
+                _check(self.call())
         except BaseException as error:  # raised where the result is waited for
             self.error = error
         finally:
             _local.delivering = False
+
+
+def _check(result: object) -> None:
+    """Refuse what has not been run yet: nobody would run it, and it would count as delivered."""
+    if inspect.iscoroutine(result):
+        result.close()
+    elif not (inspect.isawaitable(result) or inspect.isgenerator(result)):
+        return
+    raise ConfigurationError(
+        "its deliver has to return when the entries were delivered, and is asynchronous or a "
+        "generator, so that nothing of it was run: wait in it for what it starts, with "
+        "asyncio.run, or run_coroutine_threadsafe(...).result() for a loop in another thread"
+    )
 
 
 class Attempts:
@@ -79,7 +95,7 @@ class Attempts:
         with self._changed:
             return sum(not attempt.done for attempt in self._overdue)
 
-    def make(self, subject: object, call: Callable[[], None], deadline: float) -> None:
+    def make(self, subject: object, call: Callable[[], object], deadline: float) -> None:
         """Make a call, and wait for it.
 
         An earlier attempt about the same subject that was given up counts too if it has come back.
@@ -91,6 +107,7 @@ class Attempts:
 
         Raises:
             Overdue: It has not come back, or none could be made since too many have not.
+            ConfigurationError: It is asynchronous.
             Exception: What it has raised.
         """
         until = monotonic() + deadline
@@ -117,8 +134,11 @@ class Attempts:
                 attempt = self._returned(subject) or attempt
             if attempt in self._overdue:
                 self._overdue.remove(attempt)
-        if attempt.error is not None:
+        if isinstance(attempt.error, Exception):
             raise attempt.error
+        if attempt.error is not None:
+            # Raised here, SystemExit and its like would end the shipper's thread, without a word.
+            raise Retry(why=f"it raised {type(attempt.error).__name__}") from attempt.error
 
     def _returned(self, subject: object) -> _Attempt | None:
         """An attempt about the subject that has come back late."""

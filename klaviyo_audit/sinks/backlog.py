@@ -14,7 +14,13 @@ from klaviyo_audit.journal.segments import decompressed, file_name, reading
 from klaviyo_audit.sinks.bookmark import Bookmark, Place, Reached
 from klaviyo_audit.sinks.cursor import Cursor, count_lines
 from klaviyo_audit.sinks.files import JournalFile, journal_files
-from klaviyo_audit.sinks.resume import find_last, find_late, open_fitting, open_place
+from klaviyo_audit.sinks.resume import (
+    find_last,
+    find_late,
+    holds_line,
+    open_fitting,
+    open_place,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -325,6 +331,20 @@ class Backlog:
                     f"was cut or holds something else at byte {bookmark.present.offset}"
                 )
                 self._search(bookmark)
+        elif bookmark.last is not None and not self._has_left(bookmark.done, bookmark.last):
+            self._tell(
+                "the bookmark does not match the journal: the line it was set after is in none of "
+                f"the files up to {file_name(bookmark.done)}"
+            )
+            self._search(bookmark)
+
+    def _has_left(self, done: int, last: Reached) -> bool:
+        """Whether the files that a bookmark has left behind are this journal's."""
+        try:
+            behind = [f for f in self._files() if f.number is not None and f.number <= done]
+            return not behind or any(holds_line(file, last.sum) for file in reversed(behind))
+        except FileNotFoundError:
+            return self._has_left(done, last)  # compressed or removed just now
 
     def _search(self, bookmark: Bookmark) -> None:
         marks = [*self._marks(), *([bookmark.last.sum] if bookmark.last else [])]

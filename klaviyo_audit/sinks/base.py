@@ -72,9 +72,9 @@ class Retry(KlaviyoAuditError):  # noqa: N818  (the name is public contract)
     """
 
     def __init__(self, after: float | None = None, why: str = "") -> None:
-        super().__init__(why or "the sink asked for the entries to be offered again")
-        self.after = after
-        self.why = why
+        self.why = _text(why)
+        super().__init__(self.why or "the sink asked for the entries to be offered again")
+        self.after = after if isinstance(after, int | float) and after > 0 else None
 
 
 class Rejected(KlaviyoAuditError):  # noqa: N818  (the name is public contract)
@@ -86,6 +86,11 @@ class Rejected(KlaviyoAuditError):  # noqa: N818  (the name is public contract)
     """
 
     def __init__(self, entries: Sequence[AuditEntry], why: str) -> None:
-        super().__init__(why)
+        self.why = _text(why)
+        super().__init__(self.why)
         self.entries = tuple(entries)
-        self.why = why
+
+
+def _text(why: object) -> str:
+    """What a sink gave as its reason, as it can be written down."""
+    return str(why).encode("utf-8", "replace").decode()

@@ -11,11 +11,13 @@ from pydantic import ValidationError
 from klaviyo_audit.entry import AuditEntry
 from klaviyo_audit.journal.damages import describe
 from klaviyo_audit.journal.line import Problem
+from klaviyo_audit.sinks.base import Retry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from klaviyo_audit.journal.line import Line
+    from klaviyo_audit.sinks.base import Rejected
     from klaviyo_audit.sinks.bookmark import Bookmark, Place
     from klaviyo_audit.sinks.books import Source
 
@@ -30,6 +32,30 @@ class DeadLetter:
     raw: bytes
     """The line, without its newline."""
     why: str
+
+
+def dead_letters(
+    entries: Sequence[AuditEntry], raws: Sequence[bytes], error: Rejected
+) -> list[DeadLetter]:
+    """The lines of those entries that a sink has rejected.
+
+    Args:
+        entries: What it was given.
+        raws: The line of each.
+        error: What it raised.
+
+    Raises:
+        Retry: It was given none of what it has rejected, which then says nothing.
+    """
+    rejected = {(one.id, one.phase) for one in error.entries if isinstance(one, AuditEntry)}
+    dead = [
+        DeadLetter(raw, error.why)
+        for entry, raw in zip(entries, raws, strict=True)
+        if (entry.id, entry.phase) in rejected
+    ]
+    if not dead:
+        raise Retry(why=f"it rejected entries that it was not given ({error.why})") from error
+    return dead
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from klaviyo_audit import clock
 from klaviyo_audit.entry import AuditEntry
 from klaviyo_audit.journal.folder import FILE_MODE
 from klaviyo_audit.sinks.base import Rejected, Retry
-from klaviyo_audit.sinks.batch import DeadLetter
+from klaviyo_audit.sinks.batch import DeadLetter, dead_letters
 from klaviyo_audit.sinks.lines import append_lines, append_raw, decoded, raw_lines
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ UNREADABLE_NAME: Final = "dead.unreadable"
 
 _VERSION: Final = 1
 _LOCK_NAME: Final = "dead.lock"
+_RETRY_LOCK_NAME: Final = "dead.retry.lock"
 _TAKEN_NAME: Final = "dead.retried.jsonl"
 _LONGEST_WHY: Final = 500
 
@@ -99,8 +100,14 @@ def retry_dead(folder: Path, deliver: Callable[[Sequence[AuditEntry]], None], mo
 
     Raises:
         OSError: The files cannot be read or written.
+        Retry: Another process is at it.
         Exception: What the sink has raised.
     """
+    with _locked(folder, _RETRY_LOCK_NAME, wait=False):
+        return _retry(folder, deliver, most)
+
+
+def _retry(folder: Path, deliver: Callable[[Sequence[AuditEntry]], None], most: int) -> Retried:
     taken = folder / _TAKEN_NAME
     with _locked(folder):
         _set_aside(folder / DEAD_NAME, taken)
@@ -162,17 +169,7 @@ def _offer(
         try:
             deliver(entries)
         except Rejected as error:
-            wanted = {(entry.id, entry.phase) for entry in error.entries}
-            rejected = [
-                DeadLetter(raw, error.why)
-                for entry, raw in zip(entries, raws, strict=True)
-                if (entry.id, entry.phase) in wanted
-            ]
-            if not rejected:
-                raise Retry(
-                    why=f"it rejected entries that it was not given ({error.why})"
-                ) from error
-            dead += rejected
+            dead += dead_letters(entries, raws, error)
     return dead
 
 
@@ -183,11 +180,18 @@ def _batches(lines: Iterable[bytes], most: int) -> Iterator[list[bytes]]:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep a shipper from adding dead letters while they are taken out, and the other way."""
-    fd = os.open(folder / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, FILE_MODE)
+def _locked(folder: Path, name: str = _LOCK_NAME, *, wait: bool = True) -> Iterator[None]:
+    """Keep a shipper from adding dead letters while they are taken out, and the other way.
+
+    Raises:
+        Retry: Another process has the lock, and is not waited for.
+    """
+    fd = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, FILE_MODE)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Retry(why="another process is sending its dead letters again") from None
         yield
     finally:
         os.close(fd)

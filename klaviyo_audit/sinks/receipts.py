@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+import orjson
+
 from klaviyo_audit import clock
 from klaviyo_audit.sinks.bookmark import BOOKMARK_NAME
 from klaviyo_audit.sinks.lines import append_lines, last_lines
@@ -40,7 +42,7 @@ def write_receipt(
         batch: What was delivered.
         rejected: How many of its entries went to the dead letters instead.
         attempts: How many attempts it took.
-        facts: What the sink says about the acknowledgement.
+        facts: What the sink says about the acknowledgement, from `facts_of`.
         tree: Indexes of the first line and after the last one in the journal's tree, where known.
 
     Raises:
@@ -68,10 +70,19 @@ def write_receipt(
         if place is not None:
             receipt[name] = _position(place, index)
     if facts:
-        receipt["acknowledgement"] = {
-            str(name)[:_LONGEST_FACT]: _plain(value) for name, value in facts.items()
-        }
+        receipt["acknowledgement"] = dict(facts)
     append_lines(folder / RECEIPTS_NAME, [receipt], sync=False)
+
+
+def facts_of(sink: object) -> dict[str, Any]:
+    """What a sink says about its last delivery; nothing if that cannot be written down."""
+    try:
+        facts = getattr(sink, "acknowledgement", None) or {}
+        found = {str(name)[:_LONGEST_FACT]: _plain(value) for name, value in facts.items()}
+        orjson.dumps(found)
+    except Exception:  # a sink may have anything there, and what it got still needs a receipt
+        return {}
+    return found
 
 
 def delivered_marks(folder: Path) -> list[str]:
@@ -81,7 +92,8 @@ def delivered_marks(folder: Path) -> list[str]:
         OSError: The receipts cannot be read.
     """
     receipts = last_lines(folder / RECEIPTS_NAME, _MARKS)
-    marks = [receipt.get("last", {}).get("sum") for receipt in receipts]
+    ends = [receipt.get("last") for receipt in receipts]
+    marks = [end.get("sum") for end in ends if isinstance(end, dict)]
     return [mark for mark in marks if isinstance(mark, str)]
 
 

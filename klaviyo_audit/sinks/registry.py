@@ -7,7 +7,7 @@ import re
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Final
 
-from klaviyo_audit.errors import ConfigurationError
+from klaviyo_audit.errors import ConfigurationError, KlaviyoAuditError
 from klaviyo_audit.privacy.text import without_secrets
 
 if TYPE_CHECKING:
@@ -44,6 +44,12 @@ def make_sink(name: str, settings: Settings) -> Sink:
         sink = make(settings)
     except ImportError as error:
         raise ConfigurationError(_missing(point, error)) from error
+    except KlaviyoAuditError:
+        raise
+    except (Exception, SystemExit) as error:  # code of others, which may raise anything
+        raise ConfigurationError(
+            f"the sink {name!r} ({point.value}) cannot be made: it raised {type(error).__name__}"
+        ) from error
     return checked(sink, f"the sink {name!r} ({point.value})")
 
 
@@ -89,6 +95,12 @@ def checked(sink: Any, what: str) -> Sink:
             f"{what} is no sink: it lacks {missing} (klaviyo_audit.sinks.base.Sink says what a "
             "sink has)"
         )
+    for limit in ("max_batch_entries", "max_batch_bytes"):
+        most = getattr(sink, limit, 1)
+        if type(most) is not int or most < 1:
+            raise ConfigurationError(
+                f"{limit} of {what} is {str(most)[:80]!r}; it has to be a whole number from 1"
+            )
     if not _NAME.fullmatch(sink.name):
         raise ConfigurationError(
             f"{what} is called {sink.name[:80]!r}; a sink's name is small letters, digits, - and "

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+_CHUNK_BYTES: Final = 1 << 20
 _SUM: Final = slice(-SUM_DIGITS - 2, -2)
 """Where the checksum's digits are in a line without its newline."""
 
@@ -96,6 +97,26 @@ def find_last(
         if place is not None:
             return file, place
     return None
+
+
+def holds_line(file: JournalFile, mark: str) -> bool:
+    """Whether a file has the line with a `sum`; much quicker than reading its lines.
+
+    Raises:
+        OSError: It cannot be read.
+        JournalCorrupt: It is compressed and damaged.
+    """
+    wanted, before = b'"sum":"%s"}' % mark.encode(), b""
+    with (
+        open_journal(file.path) as opened,
+        decompressed(opened, file.path.suffix) as content,
+        reading(file.path.parent, file.number or 0),
+    ):
+        while data := content.read(_CHUNK_BYTES):
+            if wanted in before + data:
+                return True
+            before = data[-len(wanted) :]
+    return False
 
 
 def find_late(

@@ -7,22 +7,22 @@ import logging
 import os
 import random
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from time import monotonic, sleep
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from klaviyo_audit import clock
 from klaviyo_audit.errors import ConfigurationError, JournalCorrupt
 from klaviyo_audit.sinks.attempts import Attempts, Overdue, reason_of
 from klaviyo_audit.sinks.base import CheckpointSink, Rejected, Retry
-from klaviyo_audit.sinks.batch import Batch, DeadLetter, Gathering
+from klaviyo_audit.sinks.batch import Batch, DeadLetter, Gathering, dead_letters
 from klaviyo_audit.sinks.books import Books, EphemeralBooks, JournalBooks, Source
 from klaviyo_audit.sinks.checkpointfeed import CheckpointFeed, Notes
 from klaviyo_audit.sinks.condition import Condition, Pace
 from klaviyo_audit.sinks.filters import Filter
 from klaviyo_audit.sinks.folder import sink_folder
+from klaviyo_audit.sinks.receipts import facts_of
 from klaviyo_audit.sinks.registry import checked
 
 if TYPE_CHECKING:
@@ -332,14 +332,13 @@ class Shipper:
         return 0.0
 
     def _write_down(self, errand: _Errand, batch: Batch, rejected: int) -> None:
-        facts: Any = getattr(self.sink, "acknowledgement", None)
         try:
             if batch.entries:
                 self._books.note(
                     batch,
                     rejected=rejected,
                     attempts=errand.attempts,
-                    facts=facts if isinstance(facts, Mapping) else {},
+                    facts=facts_of(self.sink),
                 )
         except OSError as error:
             self._say(f"its receipts cannot be written: {reason_of(error)}")
@@ -390,15 +389,15 @@ class Shipper:
         try:
             self._attempts.make(load, call, self._pace.deadline)
         except Rejected as error:
-            if isinstance(load, Batch) and not (dead := _rejected(load, error)):
-                why = f"it rejected entries that it was not given ({error.why})"
-                return self._postpone(errand, Retry(why=why))
             if isinstance(load, Notes):
                 self._say(f"it does not take checkpoints ({error.why})")
             else:
-                errand.dead = dead
+                try:
+                    errand.dead = dead_letters(load.entries, load.raws, error)
+                except Retry as again:
+                    return self._postpone(errand, again)
         except ConfigurationError as error:
-            condition.state, condition.error = "stopped", str(error)
+            condition.state, condition.error = "stopped", reason_of(error)
             condition.error_at = clock.now()
             condition.failures += 1
             errand.not_before = float("inf")
@@ -423,7 +422,7 @@ class Shipper:
         hung = isinstance(error, Overdue) and self._attempts.overdue > 1
         most = min(self._pace.retry_most, _FIRST_RETRY_SECONDS * 2 ** min(errand.attempts - 1, 30))
         wait = _jitter.uniform(0, most)
-        if isinstance(error, Retry) and error.after is not None and error.after > 0:
+        if isinstance(error, Retry) and error.after is not None:
             wait += min(error.after, _LONGEST_AFTER_SECONDS)
         errand.not_before = monotonic() + wait
         condition.retry_at = clock.timestamp(time.time_ns() + int(wait * 1e9))
@@ -446,12 +445,3 @@ class Shipper:
         self._told[what] = now + _SILENT_SECONDS
         with contextlib.suppress(Exception):  # a logging filter of the program's own may raise
             self._tell_to(f"sink {self.name}: {what}")
-
-
-def _rejected(batch: Batch, error: Rejected) -> list[DeadLetter]:
-    wanted = {(entry.id, entry.phase) for entry in error.entries}
-    return [
-        DeadLetter(raw, error.why)
-        for entry, raw in zip(batch.entries, batch.raws, strict=True)
-        if (entry.id, entry.phase) in wanted
-    ]

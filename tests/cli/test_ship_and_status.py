@@ -204,6 +204,20 @@ def test_a_retry_that_was_killed_loses_no_dead_letter(journal, sink):
     assert status(journal)["dead_letters"] == 0
 
 
+def test_two_retries_at_once_do_not_take_each_others_dead_letters(journal, sink):
+    sink.raises = [lambda entries: Rejected(entries, "no")]
+    run("ship", journal, "--sink", "mine")
+    inner = []
+    sink.raises = [lambda entries: inner.append(run(*again)) or Retry(why="down")]
+    again = ("ship", journal, "--sink", "mine", "--retry-dead")
+    assert run(*again).exit_code == 1
+    assert inner[0].exit_code == 1
+    assert "another process is sending its dead letters again" in inner[0].stderr
+    assert status(journal)["dead_letters"] == 7
+    assert run(*again).exit_code == 0
+    assert len(sink.entries) == 7
+
+
 @pytest.mark.parametrize("at_once", [1, 500])
 def test_lines_that_are_no_dead_letters_are_kept_and_told(journal, sink, monkeypatch, at_once):
     monkeypatch.setenv("KLAVIYO_AUDIT_SHIP_BATCH_ENTRIES", str(at_once))

@@ -1,6 +1,7 @@
 """Following the journal across everything that can become of its files."""
 
 import fcntl
+import json
 import os
 import shutil
 from pathlib import Path
@@ -291,6 +292,41 @@ def test_a_journal_put_back_from_a_backup(trail, ship, recorded, told):
     assert told == []
 
 
+@pytest.mark.parametrize("files", [1, 2, 3, 4])
+def test_a_bookmark_of_another_journal_skips_nothing(
+    trail, tmp_path, shipper, recorded, told, files
+):
+    """It stands behind three rotated files, and of the live one nothing was taken yet."""
+    other = tmp_path / "other"
+    for folder, count in ((other, 3), (trail.folder, files)):
+        for number in range(count):
+            write_lines(folder, 5, 5 * number)
+            seal_and_rotate(folder)
+    worker = Shipper(other, Recorded(), tell=told.append)
+    wait_for(lambda: worker.run_once(PATIENCE) and load_bookmark(worker.folder).present is None)
+    worker.close()
+    assert told == []
+    shutil.copytree(other / "sinks", trail.folder / "sinks")
+    write_lines(trail.folder, 2, 100)
+    assert shipper(recorded).run_once(PATIENCE)
+    assert ids(recorded) == expected((0, 5 * files), (100, 102))
+    assert any("the bookmark does not match the journal" in message for message in told)
+    assert any("starting at its beginning" in message for message in told)
+
+
+@pytest.mark.parametrize("compress", ["none", "zstd"])
+def test_a_bookmark_behind_all_files_is_believed(trail, shipper, recorded, told, compress):
+    write_lines(trail.folder, 5)
+    seal_and_rotate(trail.folder, compress)
+    worker = shipper(recorded)
+    wait_for(lambda: worker.run_once(PATIENCE) and load_bookmark(worker.folder).present is None)
+    worker.close()
+    write_lines(trail.folder, 2, 5)
+    assert shipper(recorded).run_once(PATIENCE)
+    assert ids(recorded) == expected((0, 7))
+    assert told == []
+
+
 @pytest.mark.parametrize("content", [b"", b"garbage\n", b'{"v":1}\n', b'{"v":2,"sum":"0"}'])
 def test_a_damaged_bookmark_is_made_up_for_by_the_receipts(trail, ship, recorded, told, content):
     write_lines(trail.folder, 3)
@@ -325,6 +361,18 @@ def test_a_deleted_bookmark_is_made_up_for_by_the_receipts_and_told(trail, ship,
     assert ship(recorded)
     assert ids(recorded)[4:] == [*expected((0, 3)), "id-50"], "as the message says"
     assert told == []
+
+
+@pytest.mark.parametrize("last", [7, "x", None, [], {"sum": 7}, {}])
+def test_receipts_that_are_none_hold_nothing_up(trail, ship, recorded, told, last):
+    write_lines(trail.folder, 3)
+    folder = trail.folder / "sinks" / "recorded"
+    folder.mkdir(parents=True)
+    (folder / "receipts.jsonl").write_text(json.dumps({"last": last}) + "\n")
+    assert sinks_status(trail.folder, ())[0]["lag_entries"] == 5
+    assert ship(recorded)
+    assert ids(recorded) == expected((0, 3))
+    assert any("is missing" in message for message in told)
 
 
 def test_neither_bookmark_nor_a_fitting_receipt(trail, ship, recorded, told):

@@ -1,10 +1,13 @@
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 
 import pytest
 
+from klaviyo_audit import Auditor
 from klaviyo_audit.errors import ConfigurationError
 from klaviyo_audit.settings import load
+from klaviyo_audit.sinks import registry
 from klaviyo_audit.sinks.base import CheckpointSink, Sink
 from klaviyo_audit.sinks.registry import checked, known_sinks, make_sink
 from tests.waiting import PATIENCE
@@ -47,6 +50,19 @@ class Named:
 
     def close(self):
         pass
+
+
+@pytest.mark.parametrize(
+    "code", ["raise SystemExit(3)", "1 / 0", "make = 7", "", "def make(settings): raise TypeError"]
+)
+def test_a_package_that_cannot_make_its_sink_is_named(tmp_path, monkeypatch, code):
+    (tmp_path / "broken_sink.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "broken_sink", raising=False)
+    point = EntryPoint("mine", "broken_sink:make", registry.GROUP)
+    monkeypatch.setattr(registry, "known_sinks", lambda: {"mine": point})
+    with pytest.raises(ConfigurationError, match=r"'mine' \(broken_sink:make\) cannot be made"):
+        Auditor(journal=tmp_path / "trail", sinks=["mine"])
 
 
 @pytest.mark.parametrize("name", ["", "../up", "Upper", "a b", "a/b", "x" * 65, ".hidden"])
