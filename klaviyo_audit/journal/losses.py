@@ -38,10 +38,10 @@ class Losses:
         self._count = 0
         self._first = self._last = ""
         self._operations: dict[str, int] = {}
-        self._numbers: list[int] = []
+        self._numbers: list[list[int]] = []
         self._reasons: dict[str, int] = {}
         self._torn: list[dict[str, int]] = []
-        self._unsynced: list[int] = []
+        self._unsynced: list[list[int]] = []
 
     def add(self, action: str, number: int | None, error: Exception) -> None:
         """Count one entry that was lost.
@@ -64,9 +64,9 @@ class Losses:
 
     def add_number(self, number: int, error: Exception) -> None:
         """Note a line number that was used up, for a line about the journal itself, say."""
-        self._numbers.append(number)
+        _add(self._numbers, number)
         if isinstance(error, NotDurable):
-            self._unsynced.append(number)
+            _add(self._unsynced, number)
 
     def add_torn(self, offset: int, length: int) -> None:
         """Note a piece of a line that was left in the file by a short write (bytes)."""
@@ -87,12 +87,11 @@ class Losses:
                 "operations": self._operations,
                 "reasons": self._reasons,
             }
-        ranges = _ranges(sorted(self._numbers))
-        if ranges:
+        if self._numbers:
             facts["writer"] = self._writer
-            facts["numbers"] = ranges[:_MAX_RANGES]
+            facts["numbers"] = _merged(self._numbers)
         if self._unsynced:
-            facts["unsynced"] = _ranges(sorted(self._unsynced))[:_MAX_RANGES]
+            facts["unsynced"] = _merged(self._unsynced)
         if self._torn:
             facts["torn"] = self._torn
         return facts
@@ -106,9 +105,9 @@ class Losses:
             self._operations[action] = self._operations.get(action, 0) + count
         for reason, count in later._reasons.items():
             self._reasons[reason] = self._reasons.get(reason, 0) + count
-        self._numbers += later._numbers
+        self._numbers = _merged(self._numbers + later._numbers)
         self._torn += later._torn
-        self._unsynced += later._unsynced
+        self._unsynced = _merged(self._unsynced + later._unsynced)
 
 
 def reason_of(error: Exception) -> str:
@@ -118,11 +117,22 @@ def reason_of(error: Exception) -> str:
     return type(error).__name__
 
 
-def _ranges(numbers: list[int]) -> list[list[int]]:
-    ranges: list[list[int]] = []
-    for number in numbers:
-        if ranges and number <= ranges[-1][1] + 1:
-            ranges[-1][1] = number
+def _add(ranges: list[list[int]], number: int) -> None:
+    """Add a number to ranges, of which there are few however many numbers there are."""
+    if ranges and number == ranges[-1][1] + 1:
+        ranges[-1][1] = number
+        return
+    ranges.append([number, number])
+    if len(ranges) > 2 * _MAX_RANGES:
+        ranges[:] = _merged(ranges)
+
+
+def _merged(ranges: list[list[int]]) -> list[list[int]]:
+    """The ranges in order, those that touch as one; at most `_MAX_RANGES`, the first."""
+    merged: list[list[int]] = []
+    for first, last in sorted(ranges):
+        if merged and first <= merged[-1][1] + 1:
+            merged[-1][1] = max(merged[-1][1], last)
         else:
-            ranges.append([number, number])
-    return ranges
+            merged.append([first, last])
+    return merged[:_MAX_RANGES]

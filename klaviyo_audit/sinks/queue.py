@@ -45,12 +45,16 @@ class QueueFull(OSError):  # noqa: N818  (what happened, as a gap names it)
 class _Queue:
     """What waits for one sink."""
 
-    __slots__ = ("lines", "losses", "name", "taken")
+    __slots__ = ("back", "lines", "losses", "name", "taken", "told")
 
     def __init__(self, name: str, writer: str) -> None:
         self.name = name
         self.lines: deque[bytes] = deque()
+        self.back: bytes | None = None
+        """The line that was put back: it comes first, and is not dropped."""
         self.losses = Losses(writer)
+        self.told = False
+        """What was taken last is a gap: an entry is next, if there is one."""
         self.taken = 0
 
 
@@ -175,8 +179,6 @@ class QueueWriter:
         line = line_of(self.id, number, entry_id, facts, origin or self.origin(), rest)
         error = None
         for queue in self._queues.values():
-            if queue.losses.count and len(queue.lines) < self._capacity:
-                self._tell_losses(queue)
             error = self._put(queue, line, number, action) or error
         if error is not None:
             self._on_loss(error)
@@ -199,12 +201,12 @@ class QueueWriter:
     def close(self) -> None:
         """Say goodbye. An entry after this is still queued."""
         self._adopt_after_fork()
-        self._say("journal.close", {}, closing=True)
+        self._say("journal.close", {})
 
     def give_up(self) -> None:
         """Say how many entries were not delivered; they are lost with the process."""
         for queue in self._queues.values():
-            count = len(queue.lines) + queue.taken + queue.losses.count
+            count = self.waiting(queue.name) + queue.taken + queue.losses.count
             if count:
                 _log.warning(
                     "the sink %s did not get %d entries, which are lost: there was no journal",
@@ -214,25 +216,32 @@ class QueueWriter:
 
     def waiting(self, name: str) -> int:
         """How many entries wait for a sink."""
-        return len(self._queues[name].lines)
+        queue = self._queues[name]
+        return len(queue.lines) + (queue.back is not None)
 
     def take(self, name: str) -> bytes | None:
-        """The next line for a sink."""
+        """The next line for a sink; before it, if it has lost any, the gap that says so."""
         self._adopt_after_fork()
         queue = self._queues[name]
-        if not queue.lines and queue.losses.count:
-            self._tell_losses(queue)
-        try:
-            line = queue.lines.popleft()
-        except IndexError:
-            return None
+        line: bytes | None
+        if queue.back is not None:
+            line, queue.back = queue.back, None
+        elif queue.losses.count and not (queue.told and queue.lines):
+            line, queue.told = self._gap(queue), True
+        else:
+            try:
+                line = queue.lines.popleft()
+            except IndexError:
+                return None
+            queue.told = False
         queue.taken += 1
         return line
 
     def put_back(self, name: str, line: bytes) -> None:
         """Undo a `take`."""
-        self._queues[name].lines.appendleft(line)
-        self._queues[name].taken -= 1
+        queue = self._queues[name]
+        queue.back = line
+        queue.taken -= 1
 
     def acknowledge(self, name: str) -> None:
         """All that was taken for a sink has been delivered."""
@@ -267,22 +276,37 @@ class QueueWriter:
             self.lost += 1
         return error
 
-    def _tell_losses(self, queue: _Queue) -> None:
-        """Write a gap for all sinks to see: what one of them will not get, the others may have."""
+    def _gap(self, queue: _Queue) -> bytes:
+        """The gap for a sink, which others see too: what this one will not get, they may have.
+
+        It is made when it is taken and does not wait in the sink's own queue, where it could be
+        dropped with all it counts.
+        """
         with self._lock:
             losses, queue.losses = queue.losses, Losses(self.id)
-        if losses.count:
-            self._say("journal.gap", {**losses.metadata(), "sink": queue.name}, Phase.GAP)
-
-    def _say(
-        self,
-        action: str,
-        metadata: dict[str, Any],
-        phase: Phase = Phase.JOURNAL,
-        *,
-        closing: bool = False,
-    ) -> None:
         number = self._next()
+        metadata = {**losses.metadata(), "sink": queue.name}
+        line = self._line(number, "journal.gap", metadata, Phase.GAP)
+        for other in self._queues.values():
+            if other is queue:
+                continue
+            if len(other.lines) < self._capacity:
+                other.lines.append(line)
+            else:
+                with self._lock:
+                    other.losses.add("journal.gap", number, QueueFull())
+        return line
+
+    def _say(self, action: str, metadata: dict[str, Any]) -> None:
+        """Tell all sinks something about the trail. Not bounded: it is done twice in a life."""
+        number = self._next()
+        if action == "journal.close":
+            metadata = {**metadata, "lines": number + 1}
+        line = self._line(number, action, metadata, Phase.JOURNAL)
+        for queue in self._queues.values():
+            queue.lines.append(line)
+
+    def _line(self, number: int, action: str, metadata: dict[str, Any], phase: Phase) -> bytes:
         members = {
             "v": SCHEMA_VERSION,
             "id": late_uuid7(),
@@ -293,12 +317,9 @@ class QueueWriter:
             "action": action,
             "user_id": self._user_id,
             "origin": self._origin_facts(),
-            "metadata": {**metadata, "lines": number + 1} if closing else metadata,
+            "metadata": metadata,
         }
-        line = encode(members)
-        for queue in self._queues.values():
-            # Not bounded: there are few of these, and a loss must not be lost.
-            queue.lines.append(line)
+        return encode(members)
 
     def _adopt_after_fork(self) -> None:
         """In a forked child: what the parent had queued, the parent delivers."""
