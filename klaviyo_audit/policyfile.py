@@ -33,9 +33,16 @@ def read_table(path: Path, name: str) -> dict[str, Any]:
     import tomllib  # not in each program's start
 
     where = source_of(path)
+    if path.exists() and not path.is_file():
+        # A FIFO would be waited for, and a device read until there is no memory left.
+        raise ConfigurationError(f"{where} is no regular file; name one")
     try:
         with path.open("rb") as file:
-            document = tomllib.loads(file.read(_MAX_BYTES).decode())
+            content = file.read(_MAX_BYTES + 1)
+        if len(content) > _MAX_BYTES:
+            # Of a part, the rules that follow would be missing.
+            raise ConfigurationError(f"{where} is longer than {_MAX_BYTES:,} bytes; shorten it")
+        document = tomllib.loads(content.decode())
     except OSError as error:
         raise ConfigurationError(f"{where} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:

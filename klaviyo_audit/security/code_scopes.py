@@ -86,11 +86,17 @@ def read_code(path: Path) -> CodeScopes:
 def parsed(source: sources.Source, unread: Callable[[str, str], None]) -> ast.Module | None:
     """A file of Python as its syntax tree; None, and `unread` is told, if it is no Python."""
     parts = []
+    left = _MAX_BYTES
     while data := source.read(_MAX_BYTES):
+        left -= len(data)
+        if left < 0:
+            unread(source.path, f"more than {_MAX_BYTES // 2**20} MiB")
+            return None
         parts.append(data)
     try:
         return ast.parse(b"".join(parts))
-    except (SyntaxError, ValueError, RecursionError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        # The last is what deep nesting ends in, too.
         unread(source.path, type(error).__name__)
         return None
 

@@ -1,5 +1,7 @@
 """The first rule that fits decides, and a policy that is not understood is refused."""
 
+import os
+
 import pytest
 
 from klaviyo_audit.errors import ConfigurationError
@@ -111,3 +113,22 @@ def test_what_is_not_understood_is_refused(tmp_path, text, told):
 def test_a_missing_file_is_an_error_and_not_no_policy(tmp_path):
     with pytest.raises(ConfigurationError, match="cannot be read"):
         Policy.load(tmp_path / "none.toml")
+
+
+def test_a_fifo_is_not_waited_for_nor_a_device_read_to_its_end(tmp_path):
+    os.mkfifo(tmp_path / "policy.toml")
+    (tmp_path / "zero.toml").symlink_to("/dev/zero")
+    for name in ("policy.toml", "zero.toml", "."):
+        with pytest.raises(ConfigurationError, match="no regular file"):
+            Policy.load(tmp_path / name)
+
+
+def test_a_file_that_is_too_long_is_refused_and_not_cut(tmp_path):
+    """Rules behind the cut would be missing, with no word about it."""
+    path = tmp_path / "policy.toml"
+    rule = '[[privacy.rules]]\noperations = ["lists.*"]\nlevel = "none"\n'
+    path.write_text("#\n" * 499_000 + rule)
+    assert len(Policy.load(path).rules) == 1
+    path.write_text("#\n" * 500_000 + rule)
+    with pytest.raises(ConfigurationError, match="longer than 1,000,000 bytes"):
+        Policy.load(path)

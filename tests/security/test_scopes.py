@@ -159,6 +159,22 @@ def test_what_cannot_be_known_is_told(tmp_path):
     assert command(cwd=tmp_path).returncode == 2
 
 
+def test_source_that_the_parser_gives_up_is_told(tmp_path):
+    sources = {"deep.py": "-" * 200_000 + "1", "nested.py": "(" * 100_000, "nul.py": "a\0b"}
+    for name, source in sources.items():
+        (tmp_path / name).write_text(source)
+    with (tmp_path / "large.py").open("wb") as file:
+        file.truncate(2**34)
+    (tmp_path / "sum.py").write_text("x = " + "+".join("1" * 50_000))
+    (tmp_path / "z.py").write_text("client.Profiles.get_profile(1)\n")
+    done = command("--code", tmp_path, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "profiles:read" in done.stdout
+    assert "Traceback" not in done.stderr
+    for name in (*sources, "large.py"):
+        assert f"not read: {name}" in done.stderr
+
+
 def test_ignored_files_are_not_read(tmp_path):
     git(tmp_path, "init", "-q")
     (tmp_path / ".gitignore").write_text("venv/\n")
