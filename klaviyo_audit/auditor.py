@@ -453,6 +453,8 @@ class Auditor:
         self.recorder.event(
             erasure.ACTION, result=Result.SUCCESS, metadata=done.facts(), hides=True
         )
+        if done.trouble is not None:
+            raise done.trouble
 
     def _low_space(self, level: Level, free: int) -> None:
         if level is not Level.ENOUGH:

@@ -13,6 +13,7 @@ from klaviyo_audit.cli.location import fail, journal_argument, locate
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from klaviyo_audit.auditor import Auditor
     from klaviyo_audit.privacy.erasure import Forgotten
     from klaviyo_audit.privacy.identifiers import Kind
     from klaviyo_audit.settings import Settings
@@ -50,13 +51,14 @@ def forget(
     persons = (person, *also)
     try:
         identifiers = [_normal(one, settings) for one in persons]
-        done = _destroy(identifiers, settings)
-        if not done.kinds:
-            click.echo("nothing was destroyed: no key of this person was found", err=True)
-            raise SystemExit(1)
-        _record(path, persons, done, reason, settings, as_json=as_json)
+        done = _destroy(path, persons, identifiers, reason, settings, as_json=as_json)
+        if done.trouble is not None:
+            raise done.trouble
     except (KlaviyoAuditError, OSError) as error:
         fail(str(error))
+    if not done.kinds:
+        click.echo("nothing was destroyed: no key of this person was found", err=True)
+        raise SystemExit(1)
     if done.unknown:
         click.echo(f"{done.unknown} of the identifiers had no key", err=True)
 
@@ -72,8 +74,19 @@ def _normal(person: str, settings: Settings) -> tuple[Kind, str]:
     return kind, normal
 
 
-def _destroy(identifiers: list[tuple[Kind, str]], settings: Settings) -> Forgotten:
-    from klaviyo_audit.privacy import erasure
+def _destroy(
+    path: Path,
+    persons: tuple[str, ...],
+    identifiers: list[tuple[Kind, str]],
+    reason: str | None,
+    settings: Settings,
+    *,
+    as_json: bool,
+) -> Forgotten:
+    from klaviyo_audit import context
+    from klaviyo_audit.auditor import Auditor
+    from klaviyo_audit.entry import Result
+    from klaviyo_audit.privacy import clean_text, erasure
     from klaviyo_audit.privacy.assembly import make_subject_keys
 
     keys = make_subject_keys(settings)
@@ -84,43 +97,50 @@ def _destroy(identifiers: list[tuple[Kind, str]], settings: Settings) -> Forgott
             "pseudonym key and destroy the old one, which forgets everybody."
         )
     try:
-        return erasure.forget(keys, identifiers)
+        if not any(keys.names(kind, normal) for kind, normal in identifiers):
+            # Also then: what a killed one has left is brought to its end.
+            return erasure.forget(keys, identifiers)
+        with Auditor(
+            journal=path, sinks=(), seal="off", service="klaviyo-audit", on_failure="continue"
+        ) as auditor:
+            user = auditor.settings.user_id or f"klaviyo-audit/{getpass.getuser()}"
+            # Masked: a pseudonym would make the person a new key, and name them by it.
+            told = None if reason is None else clean_text(reason)
+            with context.acting_as(user, reason=told):
+                auditor.record(erasure.BEGUN)
+                done = erasure.forget(keys, identifiers)
+                entry_id = auditor.record(
+                    erasure.ACTION, result=Result.SUCCESS, metadata=done.facts()
+                )
+            _certify(path, persons, done, entry_id, auditor, as_json=as_json)
+        return done
     finally:
         keys.close()
 
 
-def _record(
+def _certify(
     path: Path,
     persons: tuple[str, ...],
     done: Forgotten,
-    reason: str | None,
-    settings: Settings,
+    entry_id: str | None,
+    auditor: Auditor,
     *,
     as_json: bool,
 ) -> None:
-    from klaviyo_audit import clock, context
-    from klaviyo_audit.auditor import Auditor
-    from klaviyo_audit.entry import Result
-    from klaviyo_audit.privacy import clean_text, erasure
+    from klaviyo_audit import clock
+    from klaviyo_audit.privacy import erasure
 
-    with Auditor(
-        journal=path, sinks=(), seal="off", service="klaviyo-audit", on_failure="continue"
-    ) as auditor:
-        user = auditor.settings.user_id or f"klaviyo-audit/{getpass.getuser()}"
-        # Masked: a pseudonym would make the person a new key, and name them by it.
-        told = None if reason is None else clean_text(reason)
-        with context.acting_as(user, reason=told):
-            entry_id = auditor.record(erasure.ACTION, result=Result.SUCCESS, metadata=done.facts())
-        certificate = erasure.Certificate(
-            persons=persons,
-            kinds=done.kinds,
-            when=clock.now(),
-            by=user,
-            entry_id=entry_id,
-            journal=auditor.settings.origin or path.absolute().name,
-            sealed_lines=_sealed_lines(path),
-            still_linked=_still_linked(path, persons, settings),
-        )
+    settings = auditor.settings
+    certificate = erasure.Certificate(
+        persons=persons,
+        kinds=done.kinds,
+        when=clock.now(),
+        by=settings.user_id or f"klaviyo-audit/{getpass.getuser()}",
+        entry_id=entry_id,
+        journal=settings.origin or path.absolute().name,
+        sealed_lines=_sealed_lines(path),
+        still_linked=_still_linked(path, persons, settings),
+    )
     if as_json:
         click.echo(json.dumps(certificate.to_dict(), indent=2))
     else:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from klaviyo_audit.errors import ConfigurationError
+from klaviyo_audit.privacy.subject_keys import StillInLog
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -13,6 +16,8 @@ if TYPE_CHECKING:
 
 ACTION: Final = "klaviyo_audit.subject_forgotten"
 """The action of the entries that say that somebody was forgotten, and not who."""
+BEGUN: Final = "klaviyo_audit.subject_forgetting"
+"""The action of the entry before that: whoever is killed between them leaves no silent change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +28,8 @@ class Forgotten:
     """Kinds of the identifiers whose keys were destroyed."""
     unknown: int
     """Identifiers that had no key (any more)."""
+    trouble: ConfigurationError | None = None
+    """What was left undone."""
 
     def facts(self) -> dict[str, Any]:
         """What the entry about it says.
@@ -41,10 +48,26 @@ def forget(keys: SubjectKeys, identifiers: Sequence[tuple[Kind, str]]) -> Forgot
         identifiers: The person's identifiers, each in its one spelling.
 
     Raises:
-        ConfigurationError: The store cannot be used. Keys before that are destroyed.
+        ConfigurationError: The store cannot be used, and nothing was destroyed.
     """
-    gone = [kind.value for kind, normal in identifiers if keys.forget(kind, normal)]
-    return Forgotten(tuple(gone), len(identifiers) - len(gone))
+    gone: list[str] = []
+    unknown = 0
+    trouble: ConfigurationError | None = None
+    for kind, normal in identifiers:
+        try:
+            if keys.forget(kind, normal):
+                gone.append(kind.value)
+            else:
+                unknown += 1
+        except StillInLog as error:
+            gone.append(kind.value)
+            trouble = error
+        except ConfigurationError as error:
+            if not gone:
+                raise
+            trouble = error
+            break
+    return Forgotten(tuple(gone), unknown, trouble)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

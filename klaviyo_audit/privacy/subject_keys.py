@@ -36,6 +36,10 @@ _SCHEMA: Final = (
 _CHECK: Final = b"klaviyo-audit subject keys"
 
 
+class StillInLog(ConfigurationError):  # noqa: N818  (what happened, as in the other errors)
+    """The key is destroyed, and its last copy is still in the write-ahead log."""
+
+
 class SubjectKeys:
     """The keys of subjects, each encrypted by AES-256-GCM under a master key kept elsewhere.
 
@@ -110,6 +114,7 @@ class SubjectKeys:
             Whether there was one.
 
         Raises:
+            StillInLog: See there.
             ConfigurationError: The store belongs to another master key, or cannot be written.
         """
         index = self._index.digest(message(kind, normal))
@@ -120,19 +125,21 @@ class SubjectKeys:
                     return False
                 with connection:
                     gone = connection.execute("delete from subject where idx = ?", (index,))
-                if not gone.rowcount:
-                    return False
+                    # Once before nobody can read the key any more, so that a kill after that finds
+                    # it remembered by none who looked until now, and once after it.
+                    self._next_epoch()
                 self._next_epoch()
                 self._known.clear()
+                # Also where there was none: whoever destroyed it may have been killed here.
                 busy = connection.execute("pragma wal_checkpoint(truncate)").fetchone()[0]
             except (sqlite3.Error, OSError) as error:
                 raise self._unusable(error) from None
         if busy:
-            raise ConfigurationError(
+            raise StillInLog(
                 f"the key is destroyed, but its last copy is still in {str(self._path)!r}-wal, "
                 "since others read the store all the time; forget anybody again to empty that"
             )
-        return True
+        return gone.rowcount > 0
 
     def check(self) -> None:
         """Find out whether the store, if there is one, was made with this master key.
@@ -259,6 +266,10 @@ class SubjectKeys:
         fresh = self._epoch_path.with_name(f"{self._epoch_path.name}.{os.getpid()}")
         fresh.write_text(secrets.token_hex(8))
         fresh.chmod(0o600)
+        # The clock of a file system stands still for milliseconds, and an inode's number is used
+        # again.
+        moment = secrets.randbits(60)
+        os.utime(fresh, ns=(moment, moment))
         fresh.replace(self._epoch_path)
 
     def _unusable(self, why: object) -> ConfigurationError:

@@ -1,5 +1,6 @@
 """From a call to a person's own account: query, subject, consent, forget, config."""
 
+import contextlib
 import json
 import os
 import re
@@ -287,6 +288,27 @@ def test_forgetting_leaves_checkpoints_and_proofs_valid(own_keys, tmp_path):
     assert not re.search(r"email:s1:", done.output + json.dumps(told))
 
     assert run("forget", DANA, folder, **given).exit_code == 1, "there is no key any more"
+
+
+def test_what_was_destroyed_is_recorded_also_where_a_copy_is_still_in_the_log(own_keys, fake):
+    """Since somebody reads the store all the time. Forgetting again, later, empties the log."""
+    folder, given = own_keys
+    look_up(folder, fake, given)
+    log = folder / "subjects.sqlite-wal"
+    with contextlib.closing(sqlite3.connect(folder / "subjects.sqlite")) as reader:
+        reader.execute("begin")
+        reader.execute("select * from subject").fetchall()
+        done = run("forget", DANA, folder, **given)
+        assert log.stat().st_size > 0
+    assert done.exit_code == 2
+    assert "last copy is still in" in done.output
+    assert "CERTIFICATE OF ERASURE" in done.output
+    begun, told = [one for one in lines(folder) if "subject_forg" in one["action"]]
+    assert begun["action"] == "klaviyo_audit.subject_forgetting"
+    assert told["metadata"] == {"keys_destroyed": 1, "kinds": ["email"]}
+    assert run("forget", DANA, folder, **given).exit_code == 1
+    assert not log.exists() or log.stat().st_size == 0
+    assert len([one for one in lines(folder) if "subject_forg" in one["action"]]) == 2
 
 
 def look_up(folder, fake, given):

@@ -1,6 +1,9 @@
 """A destroyed key is gone for every process and from every byte of the store."""
 
+import contextlib
 import os
+import random
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -48,8 +51,6 @@ def test_forgetting_is_seen_by_others_at_once(path):
 
 
 def test_no_byte_of_the_key_is_left(path):
-    import sqlite3
-
     keys = SubjectKeys(path, MASTER)
     for number in range(50):
         keys.name(Kind.EMAIL, f"person{number}@example.com")
@@ -64,6 +65,65 @@ def test_no_byte_of_the_key_is_left(path):
     assert index not in everything
     # Those of the others are there, so that the search above can find something.
     assert sum(row in everything for row in rows.values()) == 50
+
+
+def test_no_byte_is_left_where_rows_were_moved_to_other_pages(path):
+    """By the splits and merges of a growing and shrinking tree."""
+    rng = random.Random(3)
+    keys = SubjectKeys(path, MASTER)
+    people = [f"p{number}@example.com" for number in range(1_500)]
+    seen = set()
+    for number, person in enumerate(people):
+        keys.name(Kind.EMAIL, person)
+        if number % 100 == 99:
+            seen |= sealed(path)
+            for gone in rng.sample(people[:number], 20):
+                keys.forget(Kind.EMAIL, gone)
+    destroyed = seen - sealed(path)
+    assert len(destroyed) > 200
+    keys.close()
+    for file in path.parent.iterdir():
+        content = file.read_bytes()
+        parts = (one[at : at + 16] for one in destroyed for at in (0, 16, 32))
+        assert [part for part in parts if part in content] == [], file.name
+
+
+def sealed(path):
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        return {bytes(one) for (one,) in connection.execute("select sealed from subject")}
+
+
+@pytest.mark.parametrize("when", ["_next_epoch", "the second time", "wal_checkpoint"])
+def test_who_is_killed_while_forgetting_forgets_again(path, when):
+    """Others noticed nothing, and the write-ahead log kept the key, whatever was forgotten then."""
+    keys = SubjectKeys(path, MASTER)
+    before = keys.name(Kind.EMAIL, "a@b.de")
+    (key,) = sealed(path)
+    program = f"""
+import os, sqlite3, sys
+from pathlib import Path
+from klaviyo_audit.privacy import subject_keys
+from klaviyo_audit.privacy.identifiers import Kind
+keys = subject_keys.SubjectKeys(Path({str(path)!r}), {MASTER!r})
+times = iter([{when == "_next_epoch"}, {when == "the second time"}])
+real = keys._next_epoch
+def bump():
+    if next(times):
+        os._exit(9)
+    real()
+keys._next_epoch = bump
+if {when == "wal_checkpoint"}:
+    keys._known = type("", (), {{"clear": lambda self: os._exit(9)}})()
+    keys._epoch = keys._read_epoch()
+keys.forget(Kind.EMAIL, "a@b.de")
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=False, timeout=60)
+    assert done.returncode == 9
+    other = SubjectKeys(path, MASTER)
+    assert other.forget(Kind.EMAIL, "a@b.de") is (when == "_next_epoch")
+    for file in path.parent.iterdir():
+        assert key not in file.read_bytes(), file.name
+    assert keys.name(Kind.EMAIL, "a@b.de") != before
 
 
 def test_the_store_names_nobody(path):
