@@ -106,7 +106,7 @@ def find(text: str, region: str | None = None) -> Iterator[Finding]:
     """
     end = 0
     phones = _phones(text, region) if may_hold_numbers(text) else iter(())
-    for found in _merged(_emails(text), phones):
+    for found in _merged(text, _emails(text), phones, region):
         if found.end > end:
             yield found
             end = found.end
@@ -122,8 +122,10 @@ def may_hold_numbers(text: str) -> bool:
     return len(encoded) - len(encoded.translate(None, _DIGITS)) >= _FEWEST_DIGITS
 
 
-def _merged(emails: Iterator[Finding], phones: Iterator[Finding]) -> Iterator[Finding]:
-    """Both in order of place; what touches an address is part of it."""
+def _merged(
+    text: str, emails: Iterator[Finding], phones: Iterator[Finding], region: str | None
+) -> Iterator[Finding]:
+    """Both in order of place; digits in an address are part of it, those beside it are not."""
     email, phone = next(emails, None), next(phones, None)
     while email is not None or phone is not None:
         if email is None or (phone is not None and phone.end <= email.start):
@@ -132,9 +134,24 @@ def _merged(emails: Iterator[Finding], phones: Iterator[Finding]) -> Iterator[Fi
             phone = next(phones, None)
             continue
         while phone is not None and phone.start < email.end and phone.kind is not None:
+            if phone.start < email.start:
+                yield from _beginning(text, phone, email.start, region)
+            if phone.end > email.end:
+                rest = text[email.end : phone.end].lstrip(_EDGES)
+                phone = Finding(phone.end - len(rest), phone.end, Kind.PHONE)
+                break
             phone = next(phones, None)
         yield email
         email = next(emails, None)
+
+
+def _beginning(text: str, phone: Finding, end: int, region: str | None) -> Iterator[Finding]:
+    """What of a number is one without the digits with which an address begins."""
+    offset = max(0, phone.start - _UUID_LENGTH)
+    for one in _phones(text[offset:end], region):
+        if offset + one.end > phone.start:
+            start = max(offset + one.start, phone.start)
+            yield Finding(start, offset + one.end, one.kind, one.values)
 
 
 def _emails(text: str) -> Iterator[Finding]:

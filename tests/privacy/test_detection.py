@@ -278,3 +278,27 @@ def test_a_number_beside_an_id_is_found():
     text = "01a20e1f-1234-7146-9123-456789012345 0301 2345678"
     assert [text[one.start : one.end][-12:] for one in detection.find(text)] == ["0301 2345678"]
     assert len(list(detection.find("tel 0301234567x"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("+15009000000 0@0", [" "]),
+        ("call 500-900-0000 7@shop.example now", ["call ", " ", " now"]),
+        ("tel. 5009000000 7@shop.example", ["tel. ", " "]),
+        ("tel@500 900 0000 11 now", [" ", " now"]),
+        ("7@500 900 0000 11 7@500 900 0000 11", [" ", " ", " "]),
+        ("of 12 34567890@shop.example", ["of 12 "]),
+    ],
+)
+def test_a_number_is_found_though_an_address_takes_some_of_its_digits(text, left):
+    found, end = [], 0
+    for one in detection.find(text):
+        found.append(text[end : one.start])
+        end = one.end
+    assert [piece for piece in (*found, text[end:]) if piece] == left
+
+
+def test_a_number_before_an_address_with_digits_keeps_its_value():
+    phone, address = detection.find("+15009000000 0@shop.example")
+    assert (phone.values, address.values) == (("+15009000000",), ("0@shop.example",))
