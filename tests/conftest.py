@@ -70,9 +70,11 @@ def _texts_in(folder):
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch, tmp_path):
-    """No setting of the developer's machine reaches a test, and none writes beside it."""
+    """No setting of the machine's reaches a test, and none writes beside it."""
     for name in list(os.environ):
-        if name.startswith("KLAVIYO_AUDIT_") and name != "KLAVIYO_AUDIT_REQUIRE_PEERS":
+        is_setting = name.startswith(("KLAVIYO_AUDIT_", "KLAVIYO_API_KEY", "OTEL_"))
+        is_setting = is_setting or name.lower().endswith("_proxy")
+        if is_setting and name != "KLAVIYO_AUDIT_REQUIRE_PEERS":
             monkeypatch.delenv(name)
     # The two seconds of the default are soon over on a busy machine.
     monkeypatch.setenv("KLAVIYO_AUDIT_SHIP_EXIT_WAIT", "60")

@@ -2,7 +2,7 @@
 
 import time
 
-PATIENCE = 100.0
+PATIENCE = 200.0
 """Seconds: many times what anything takes, also on a busy machine that stands still at times; and
 less than pytest's own timeout, so that what did not come is named."""
 

@@ -92,7 +92,7 @@ def check_what_was_left(folder, requests, figures):
     return content(folder / "trail")
 
 
-@pytest.mark.timeout(300 + 3 * KILLS)
+@pytest.mark.timeout(600 + 3 * KILLS)
 def test_nothing_a_killed_program_did_is_without_a_record(warm, calling, server, tmp_path, capsys):
     figures = Counter()
     chance = random.Random(SEED)

@@ -132,15 +132,16 @@ def test_klaviyo_is_asked_with_the_calls_own_key_and_not_audited(
         "GET", "/api/campaign-recipient-estimations/{id}", answers(estimated_recipient_count=1200)
     )
     klaviyo = guarded(limit=1000, estimate=True)
-    if instrumented:
-        instrument(Auditor(journal=trail.folder, guard={"default": "allow"}))
-    try:
-        with pytest.raises(AccessDenied, match="it touches 1200 people"):
-            klaviyo.Campaigns.send_campaign(send_job("C 1"))
-        with acting_as("dana", reason="launch"):
-            klaviyo.Campaigns.send_campaign(send_job("C1"))
-    finally:
-        uninstrument()
+    with Auditor(journal=trail.folder, guard={"default": "allow"}) as other:
+        if instrumented:
+            instrument(other)
+        try:
+            with pytest.raises(AccessDenied, match="it touches 1200 people"):
+                klaviyo.Campaigns.send_campaign(send_job("C 1"))
+            with acting_as("dana", reason="launch"):
+                klaviyo.Campaigns.send_campaign(send_job("C1"))
+        finally:
+            uninstrument()
     asked, again, sent = fake.requests
     assert (asked.method, asked.path) == ("GET", "/api/campaign-recipient-estimations/C%201")
     assert asked.headers["authorization"] == sent.headers["authorization"]

@@ -176,7 +176,7 @@ def one(folder, name, *arguments):
 
 def golden(name, text, folder):
     text = text.replace(str(folder), "<project>")
-    text = re.sub(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)", "<time>", text)
+    text = re.sub(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", "<time>", text)
     text = re.sub(r"commit [0-9a-f]{12}", "commit <id>", text)
     text = re.sub(r"writer [0-9a-f]{16}", "writer <id>", text)
     path = GOLDEN / name

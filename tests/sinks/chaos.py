@@ -34,7 +34,7 @@ ENTRIES = int(os.environ.get("SINKS_ENTRIES", "2000"))
 KILLS = int(os.environ.get("SINKS_KILLS", "6"))
 """The whole of it: ``SINKS_ENTRIES=10000 SINKS_KILLS=50 pytest -n 0 -s tests/sinks -k killed``."""
 SEED = int(os.environ.get("SINKS_SEED", "1"))
-SECONDS = 300 + 10 * KILLS
+SECONDS = 600 + 10 * KILLS
 """What a test of the ordeal may take."""
 
 BATCH = 50
@@ -200,7 +200,7 @@ def ship(folder, make_sink, ready=None, stop_after=None):
         ready.set()
     while True:
         wait = shipper.step()
-        if wait is None and stop_after is not None and shipper.run_once(200):
+        if wait is None and stop_after is not None and shipper.run_once(400):
             shipper.close()
             return
         time.sleep(0.02 if wait is None else min(wait, 0.1))
@@ -292,7 +292,7 @@ def ship_and_kill(folder, make_sink, go_down, entries=ENTRIES, kills=KILLS):
     writing.join()
     last = PROCESSES.Process(target=ship, args=(folder, make_sink, None, True))
     last.start()
-    last.join(280)
+    last.join(500)
     assert last.exitcode == 0
     ordeal.seconds = time.monotonic() - begun
     ordeal.journal = [

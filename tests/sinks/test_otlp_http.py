@@ -114,7 +114,7 @@ def test_try_again_later(collector, sink, status):
     ("header", "low", "high"),
     [
         ("7", 7, 7),
-        ("0", 0, 0),
+        ("0", None, None),
         ("date", 29, 31),
         ("999999999999999999999999", 3600, 3600),
         ("soon", None, None),

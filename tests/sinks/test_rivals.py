@@ -66,7 +66,7 @@ def finish(rivals, trail, writing):
     assert set(rivals.end()) == {0}
 
 
-@pytest.mark.timeout(300 + 5 * KILLS)
+@pytest.mark.timeout(600 + 5 * KILLS)
 def test_one_at_a_time_delivers_whoever_is_killed_or_stopped(rivals, trail, writing, capsys):
     chance = random.Random(SEED)
     rivals = rivals()
