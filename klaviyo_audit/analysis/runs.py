@@ -10,6 +10,7 @@ from klaviyo_audit.entry import Phase
 from klaviyo_audit.journal.folder import JOURNAL_NAME
 from klaviyo_audit.journal.reader import lines_of, open_journal, scan
 from klaviyo_audit.journal.segments import decompressed, rotated_files
+from klaviyo_audit.journal.statements import facts_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,7 +77,7 @@ def summary(directory: Path, run: str, since: Mark) -> RunSummary:
         members = line.members
         if members is None:
             continue
-        facts = members.get("metadata") or {}
+        facts = facts_of(members)
         if members["action"] == "journal.open" and facts.get("run") == run:
             writers.add(members["writer"])
         if members["writer"] not in writers:

@@ -59,6 +59,8 @@ class Account:
     close: tuple[int, int, Place] | None = None
     """The goodbye: how many lines it says there are, its own number, its place."""
     recoveries: list[Recovery] = field(default_factory=list)
+    end: tuple[int, int] | None = None
+    """The first place at which it is said to have ended: file, by its place, and line."""
     lost: list[Range] = field(default_factory=list)
     """Numbers that were used for lines which could not be written, by gap entries."""
     claimed: set[int] = field(default_factory=set)
@@ -184,7 +186,9 @@ class Accounts:
         if account.begin is None:
             account.begin, account.first = place, number
             account.first_at = timestamp_of(line)
-        if account.ended and self._is_after(place, account):
+        # Late lines are read later than their writer's end, but stand before it: in a file that was
+        # rotated away before, where threads had it open.
+        if account.end is not None and (self._order[place.file], place.line) > account.end:
             said = "its goodbye" if account.close else "it was found dead"
             self._find(
                 Kind.AFTER_GOODBYE, Severity.ERROR, place, account, number, f"a line after {said}"
@@ -229,12 +233,12 @@ class Accounts:
                 message = f"its goodbye is number {number}, and it has number {account.next - 1}"
                 self._find(Kind.AFTER_GOODBYE, Severity.ERROR, place, account, number, message)
             account.close = account.close or (facts["lines"], number, place)
-            self._end(account)
+            self._end(account, account.close[2])
         elif action == "journal.recover" and is_writer(facts.get("writer")):
             dead = self.of(facts["writer"])
             dead.recoveries.append(statements.recovery(facts, place))
             self.torn += statements.torn(facts, place.file)
-            self._end(dead)
+            self._end(dead, place)
         elif action == statements.RETENTION:
             self.removals.append((place, facts))
         elif action == "journal.truncated":
@@ -247,18 +251,9 @@ class Accounts:
             message = f"the writer went over to a new file: {str(facts.get('reason'))[:80]!r}"
             self._find(Kind.REOPENED, Severity.NOTE, place, account, number, message)
 
-    def _is_after(self, place: Place, account: Account) -> bool:
-        """Whether a line is behind its writer's end: late lines are read later than that.
-
-        They are in a file that was rotated away before, where threads had it open.
-        """
-        ends = [recovery.place for recovery in account.recoveries]
-        if account.close is not None:
-            ends.append(account.close[2])
-        order = self._order
-        return any((order[place.file], place.line) > (order[end.file], end.line) for end in ends)
-
-    def _end(self, account: Account) -> None:
+    def _end(self, account: Account, place: Place) -> None:
+        at = (self._order[place.file], place.line)
+        account.end = at if account.end is None else min(account.end, at)
         self._running.pop(writer_field(account.writer), None)
 
     def _find(

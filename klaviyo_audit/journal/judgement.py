@@ -95,7 +95,7 @@ def _ending(account: Account, life: Life) -> Iterator[Finding]:
 
 def _numbers(account: Account, life: Life, *, whole: bool) -> Iterator[Finding]:
     holes = _missing_holes(account, whole=whole)
-    in_flight = _in_flight(holes, account)
+    in_flight = {hole.first for hole in _in_flight(holes, account)}
     claimed = _disjoint((number, number) for number in account.claimed)
     lost_numbers = _disjoint(account.lost)
     told = _disjoint(one for recovery in account.recoveries for one in recovery.missing)
@@ -110,7 +110,7 @@ def _numbers(account: Account, life: Life, *, whole: bool) -> Iterator[Finding]:
             for one in absent:
                 yield _missing(account, hole, one, Severity.NOTE, "among those removed, perhaps")
             continue
-        if hole not in in_flight or account.close is not None:
+        if hole.first not in in_flight or account.close is not None:
             for one in absent:
                 yield _missing(account, hole, one, Severity.ERROR, "removed")
             continue
@@ -195,10 +195,10 @@ def _split(ranges: Iterable[Range], others: Sequence[Range]) -> tuple[list[Range
     outside, inside = [], []
     for start, last in ranges:
         first = start
-        index = bisect_right(others, (first,)) - 1
-        for low, high in others[max(index, 0) :]:
-            if low > last:
-                break
+        index = max(bisect_right(others, (first,)) - 1, 0)
+        while index < len(others) and others[index][0] <= last:
+            low, high = others[index]
+            index += 1
             if high < first:
                 continue
             if first < low:

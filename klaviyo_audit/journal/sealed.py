@@ -68,6 +68,7 @@ class Seals:
         self._forged = self._check_removals()
         self.segments = self._read_segments()
         """Which file has which lines."""
+        self._last_visits = {one.file: number for number, one in enumerate(self.segments)}
         self._unconfirmed = {
             one.tree.size: one.tree.root() for one in self._removals if one.tree.size >= self._since
         }
@@ -112,7 +113,7 @@ class Seals:
 
     def is_known(self, file: int) -> bool:
         """Whether a file has lines in the tree."""
-        return any(segment.file == file for segment in self.segments)
+        return file in self._last_visits
 
     def passes_over(self, file: int, *, is_packed: bool) -> bool:
         """Whether no line of a file is to be looked at: not one of later ones it may get, either.
@@ -287,9 +288,7 @@ class Seals:
         state = self._witnesses.state
         if state is None or file in state.growing:
             return False
-        last = max(
-            (number for number, one in enumerate(self.segments) if one.file == file), default=None
-        )
+        last = self._last_visits.get(file)
         return last is not None and last < state.followed
 
     def _read_segments(self, *, quietly: bool = False) -> list[Segment]:

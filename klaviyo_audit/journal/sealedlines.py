@@ -66,17 +66,16 @@ class SealedLines:
         self, segments: Sequence[Segment], removed: int, grow: Grow, *, start: int = 0
     ) -> None:
         self._grow = grow
-        self._spans = list(spans(segments, removed, MAX_SIZE))
         self._start = max(start, removed)
-        parts = [
-            _Part(span, taken=max(0, self._start - span.start))
-            for span in self._spans
-            if span.end > self._start
-        ]
-        self._order = deque(parts)
+        self._spans: defaultdict[int, list[Span]] = defaultdict(list)
+        self._order: deque[_Part] = deque()
         self._of_file: defaultdict[int, deque[_Part]] = defaultdict(deque)
-        for part in parts:
-            self._of_file[part.span.file].append(part)
+        for span in spans(segments, removed, MAX_SIZE):
+            self._spans[span.file].append(span)
+            if span.end > self._start:
+                part = _Part(span, taken=max(0, self._start - span.start))
+                self._order.append(part)
+                self._of_file[span.file].append(part)
         self.files: defaultdict[int, FileFacts] = defaultdict(FileFacts)
         self.size = self._start
         """Leaves given on, with those before the first one."""
@@ -87,8 +86,7 @@ class SealedLines:
 
     def before(self, file: int, size: int) -> int:
         """How many lines a file has among the first `size` leaves, removed ones left out."""
-        spans_of = (span for span in self._spans if span.file == file)
-        return sum(max(0, min(span.end, size) - span.start) for span in spans_of)
+        return sum(max(0, min(span.end, size) - span.start) for span in self._spans[file])
 
     def passed_over(self, file: int) -> tuple[int, int, int]:
         """The lines of a file to go past before its first leaf that is taken.
@@ -98,7 +96,7 @@ class SealedLines:
         Returns:
             Byte and number of the line at which they begin, and how many there are.
         """
-        begun = [span for span in self._spans if span.file == file and span.start < self._start]
+        begun = [span for span in self._spans[file] if span.start < self._start]
         if not begun:
             return 0, 1, 0
         last = begun[-1]
@@ -107,8 +105,7 @@ class SealedLines:
 
     def is_passed_over(self, file: int) -> bool:
         """Whether a file has leaves, and all of them come before the first one that is taken."""
-        ends = [span.end for span in self._spans if span.file == file]
-        return bool(ends) and max(ends) <= self._start
+        return bool(self._spans[file]) and self._spans[file][-1].end <= self._start
 
     @property
     def waiting_for(self) -> int | None:

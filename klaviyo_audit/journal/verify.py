@@ -125,6 +125,8 @@ class _Reading:
         self._opened: list[tuple[Contents, FilePass]] = []
         self._unreadable: set[int] = set()
         self._known: set[int] = set()
+        self._rotated: deque[int] = deque()
+        """Numbers to be opened of files that none is live of."""
         self._pending: deque[Contents] = deque()
         """Open already, so that nobody can take them away before they are read."""
         self._identities: set[tuple[int, int]] = set()
@@ -199,33 +201,28 @@ class _Reading:
             self._pending.append(contents)
 
     def _open_next(self) -> Contents | None:
-        seals = self._seals
-        if seals is None:
+        if self._seals is None:
             return None
-        segments = seals.segments
+        while self._rotated:
+            if (contents := self._open_numbered(self._rotated.popleft(), None)) is not None:
+                return contents
+        segments = self._seals.segments
         if self._identities or self._known:
             # More may have been recorded meanwhile.
             with contextlib.suppress(JournalCorrupt):
                 segments = read_segments(self._directory)
         last = max((segment.file for segment in segments), default=None)
-        present = numbers(self._directory, segments, seals.removed.size)
+        present = numbers(self._directory, segments, self._seals.removed.size)
         self._number_the_live(present)
-        for number in present:
-            if number in self._known:
-                continue
-            self._known.add(number)
-            try:
-                contents = open_numbered(self._directory, number, last=last)
-            except JournalCorrupt as error:
-                self._unreadable.add(number)
-                self._tell(Kind.MISSING_FILE, str(error), file_name(number))
-                continue
-            if seals.skipped and seals.passes_over(number, is_packed=contents.is_packed):
-                self._read_bytes += contents.size()
-                contents.close()
-                continue
-            self._identities.add(contents.identity)
-            return contents
+        unknown = [number for number in present if number not in self._known]
+        for number in unknown:
+            if last is not None and number < last:
+                self._rotated.append(number)
+        if self._rotated:
+            return self._open_next()
+        for number in unknown:
+            if (contents := self._open_numbered(number, last)) is not None:
+                return contents
         live = open_unnumbered(self._directory, last=last)
         if live and live.identity in self._identities:
             live.close()
@@ -233,6 +230,23 @@ class _Reading:
         if live:
             self._identities.add(live.identity)
         return live
+
+    def _open_numbered(self, number: int, last: int | None) -> Contents | None:
+        """Open a file by its number; None if it is missing, or nothing of it is to be looked at."""
+        assert self._seals
+        self._known.add(number)
+        try:
+            contents = open_numbered(self._directory, number, last=last)
+        except JournalCorrupt as error:
+            self._unreadable.add(number)
+            self._tell(Kind.MISSING_FILE, str(error), file_name(number))
+            return None
+        if self._seals.skipped and self._seals.passes_over(number, is_packed=contents.is_packed):
+            self._read_bytes += contents.size()
+            contents.close()
+            return None
+        self._identities.add(contents.identity)
+        return contents
 
     def _number_the_live(self, present: Sequence[int]) -> None:
         """A live file whose sealing has begun while it was read has a number now."""
@@ -313,6 +327,7 @@ class _Reading:
         the file by then. Of a living one, threads may be about to write numbers they have taken.
         """
         deadline = time.monotonic() + _PATIENCE_SECONDS
+        begun: dict[str, int] = {}
         while True:
             self._check.look_at_writers()
             while (contents := self._next()) is not None:
@@ -325,13 +340,16 @@ class _Reading:
                 size = contents.size()
                 file.on_to(size)
                 unfinished = unfinished or file.offset < size
+                begun.setdefault(file.name, file.offset if file.offset < size else -1)
             waiting = unfinished or self._check.waits_for_lines()
-            if not waiting or not self._check.anybody_lives() or time.monotonic() > deadline:
+            alive = self._check.anybody_lives()
+            if not waiting or not alive or time.monotonic() > deadline:
                 break
             time.sleep(_POLL_SECONDS)
         for contents, file in growing:
-            # A beginning of a line that has not been finished in all that time.
-            file.on_to(contents.size(), final=True)
+            # A beginning of a line that has not been finished in all that time, or never will be.
+            if not alive or begun[file.name] == file.offset:
+                file.on_to(contents.size(), final=True)
 
     def _reopen(self, name: str) -> Contents | None:
         """Open a file that was read, again; None when it is gone."""

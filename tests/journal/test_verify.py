@@ -656,6 +656,32 @@ def test_a_writer_that_another_one_names_as_its_predecessor(tmp_path):
     )
 
 
+@pytest.mark.parametrize("length", [1, 14, 250])
+def test_a_line_that_is_being_written_when_verify_ends_is_no_finding(tmp_path, monkeypatch, length):
+    """A write that goes over a page shows half done for a moment, longer where the host is busy."""
+    writer = JournalWriter(tmp_path, user_id="u", origin={}, opening={}, on_loss=print)
+    writer.open()
+    size, calls = verify_module.Contents.size, []
+
+    def size_and_then(contents):
+        found = size(contents)
+        calls.append(found)
+        if len(calls) == 3:  # the last look at what there is to read
+            with (tmp_path / "audit.jsonl").open("ab") as file:
+                file.write(line(writer.id, 1)[:length])
+        return found
+
+    monkeypatch.setattr(verify_module.Contents, "size", size_and_then)
+    report = verify(tmp_path, own={writer.id}, busy=True)
+    assert len(calls) >= 3
+    assert calls[-1] == calls[0]
+    assert [one.kind for one in report.findings] == ["no-goodbye"]
+    monkeypatch.undo()
+    report = verify(tmp_path, own={writer.id}, busy=True)
+    assert "torn" in [one.kind for one in report.findings], "it stays that way"
+    writer.close()
+
+
 def test_a_busy_journal_is_verified_without_a_false_alarm(tmp_path):
     """Another process writes with eight threads, and is killed; verify looks all the time."""
     program = """
@@ -724,6 +750,33 @@ def test_progress_reaches_the_end(tmp_path):
     assert seen == sorted(seen)
     assert seen[-1][0] == size
     assert len(seen) > 2
+
+
+MANY = 100_000
+AT = "2026-11-23T19:00:00.000000Z"
+
+
+def many_gaps():
+    """Every second number is missing, and a gap names each of them."""
+    yield from (line(A, 2 * number + 2, timestamp=AT) for number in range(MANY))
+    told = [[2 * number + 1, 2 * number + 1] for number in range(MANY)]
+    yield gap(A, 2 * MANY + 1, numbers=told)
+
+
+def many_recoveries():
+    """A writer is said to have died again and again, and goes on."""
+    yield from (recovered(B, n, A, last=1) for n in range(MANY))
+    yield from (line(A, 1) for _ in range(MANY))
+
+
+@pytest.mark.parametrize(
+    ("lines", "kind"), [(many_gaps, "missing-number"), (many_recoveries, "after-goodbye")]
+)
+def test_work_that_grows_with_the_lines_and_no_faster(tmp_path, lines, kind):
+    """Squared, each of these would take longer than a test may."""
+    journal(tmp_path, opening(A), *lines())
+    report = verify(tmp_path, busy=True)
+    assert sum(one.kind == kind for one in report.findings) == MANY
 
 
 def test_a_report_as_json(tmp_path):
