@@ -109,21 +109,18 @@ class KlaviyoWebhooks:
         if announced > limit:
             self.receiver.refuse(Refusal.TOO_LARGE, scope["headers"], announced)
             return None
-        parts: list[bytes] = []
-        size = 0
+        body = bytearray()  # and no list: pieces may be of one byte
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
-                self.receiver.refuse(Refusal.INCOMPLETE_BODY, scope["headers"], size)
+                self.receiver.refuse(Refusal.INCOMPLETE_BODY, scope["headers"], len(body))
                 return None
-            part = message.get("body", b"")
-            size += len(part)
-            if size > limit:
-                self.receiver.refuse(Refusal.TOO_LARGE, scope["headers"], size)
+            body += message.get("body", b"")
+            if len(body) > limit:
+                self.receiver.refuse(Refusal.TOO_LARGE, scope["headers"], len(body))
                 return None
-            parts.append(part)
             if not message.get("more_body", False):
-                return b"".join(parts)
+                return bytes(body)
 
 
 def _content_length(scope: Scope) -> int:

@@ -33,7 +33,8 @@ class Replays(Protocol):
             until: From when on its age alone refuses it; infinity for never.
 
         Returns:
-            Whether it is new. False also for one that is older than what had to be forgotten.
+            Whether it is new. False also for one that is older than what had to be forgotten, and
+            for one whose time was over when it was asked for, at whatever moment until now.
 
         Raises:
             OSError: The memory cannot be asked.
@@ -60,14 +61,16 @@ class ReplayMemory:
         self._known: set[bytes] = set()
         self._order: list[tuple[float, float, bytes]] = []
         self._floor = -math.inf
+        # The clock may be set back, and what it was forgotten by must not be accepted again.
+        self._latest = -math.inf
 
     def claim(self, key: bytes, sent: float, until: float) -> bool:
         """See `Replays.claim`."""
         with self._lock:
-            now = time.time()
+            self._latest = now = max(self._latest, time.time())
             while self._order and self._order[0][0] < now:
                 self._known.discard(heapq.heappop(self._order)[2])
-            if key in self._known or sent <= self._floor:
+            if key in self._known or sent <= self._floor or until < now:
                 return False
             self._known.add(key)
             heapq.heappush(self._order, (until, sent, key))
@@ -109,9 +112,11 @@ class SharedReplayMemory:
     def claim(self, key: bytes, sent: float, until: float) -> bool:
         """See `Replays.claim`."""
         with self._transaction() as connection:
-            connection.execute("DELETE FROM seen WHERE until < ?", (time.time(),))
+            connection.execute("UPDATE clock SET latest = max(latest, ?)", (time.time(),))
+            (now,) = connection.execute("SELECT latest FROM clock").fetchone()
+            connection.execute("DELETE FROM seen WHERE until < ?", (now,))
             (floor,) = connection.execute("SELECT sent FROM floor").fetchone()
-            if sent <= floor:
+            if sent <= floor or until < now:
                 return False
             added = connection.execute(
                 "INSERT OR IGNORE INTO seen VALUES (?, ?, ?)", (key, sent, until)
@@ -178,6 +183,8 @@ class SharedReplayMemory:
             "CREATE INDEX IF NOT EXISTS seen_sent ON seen (sent);"
             "CREATE TABLE IF NOT EXISTS floor (sent REAL);"
             "INSERT INTO floor SELECT -1e300 WHERE NOT EXISTS (SELECT 1 FROM floor);"
+            "CREATE TABLE IF NOT EXISTS clock (latest REAL);"
+            "INSERT INTO clock SELECT -1e300 WHERE NOT EXISTS (SELECT 1 FROM clock);"
             "COMMIT;"
         )
         self._connection, self._pid = connection, os.getpid()

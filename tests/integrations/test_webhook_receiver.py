@@ -2,14 +2,18 @@
 
 import asyncio
 import io
+import math
 import os
 import threading
 import time
+import tracemalloc
+import types
 
 import pytest
 
 from klaviyo_audit import Auditor, AuditUnavailable, WebhookVerificationError
 from klaviyo_audit.integrations import asgi_webhooks, wsgi_webhooks
+from klaviyo_audit.integrations import replays as replays_module
 from klaviyo_audit.integrations.replays import ReplayMemory, SharedReplayMemory
 from klaviyo_audit.integrations.webhooks import WebhookReceiver, fingerprint, matches, normal_paths
 from tests.deliveries import SECRET, delivery
@@ -62,11 +66,73 @@ def test_a_replay_never_passes_however_many_deliveries_there_are(memory):
         assert len(replays) == 50
 
 
-def test_what_age_refuses_anyway_is_forgotten(memory):
-    replays = memory(50)
-    now = time.time()
-    for number in range(1000):
-        assert replays.claim(b"%d" % number, now - 400, now - 100)
+@pytest.fixture
+def clock(monkeypatch):
+    """The time that the memories go by, in a list."""
+    now = [1_800_000_000.0]
+    monkeypatch.setattr(replays_module, "time", types.SimpleNamespace(time=lambda: now[0]))
+    return now
+
+
+def test_what_age_refuses_anyway_is_forgotten(memory, clock):
+    replays = memory(5)
+    for number in range(50):
+        # Not because the memory is full: a late one is still taken.
+        assert replays.claim(b"%d" % number, clock[0], clock[0] + 300)
+        assert replays.claim(b"late %d" % number, clock[0] - 10, clock[0] + 290)
+        clock[0] += 301
+
+
+def test_no_replay_passes_while_its_time_ends(memory, clock):
+    """Its age was judged, and was good; a moment later, when the memory is asked, it is over."""
+    replays = memory()
+    sent, until = clock[0], clock[0] + 300
+    assert replays.claim(b"a", sent, until)
+    clock[0] = until + 0.01
+    assert not replays.claim(b"a", sent, until)
+
+
+def test_no_replay_passes_when_the_clock_is_set_back(memory, clock):
+    replays = memory()
+    sent, until = clock[0], clock[0] + 300
+    assert replays.claim(b"a", sent, until)
+    clock[0] += 301
+    assert replays.claim(b"b", clock[0], clock[0] + 300)
+    clock[0] -= 100
+    assert not replays.claim(b"a", sent, until)
+    assert replays.claim(b"c", clock[0], clock[0] + 300)
+    assert replays.claim(b"any age", sent, math.inf)
+    clock[0] += 1e9
+    assert not replays.claim(b"any age", sent, math.inf)
+
+
+def test_a_body_in_pieces_of_nothing_takes_no_memory(auditor):
+    """Many empty messages, and bytes one by one, of which a list would hold each."""
+    body, headers = delivery()
+    pieces = [b""] * 200_000 + [bytes([one]) for one in body]
+    asked = iter(enumerate(pieces, 1))
+    answers = []
+
+    async def receive():
+        number, piece = next(asked)
+        return {"type": "http.request", "body": piece, "more_body": number < len(pieces)}
+
+    async def send(message):
+        answers.append(message.get("status"))
+
+    async def app(scope, receive, send):
+        assert (await receive())["body"] == body
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+
+    listening = asgi_webhooks.KlaviyoWebhooks(app, SECRET, path=None, auditor=auditor)
+    scope = {"type": "http", "path": "/", "headers": [
+        (name.lower().encode(), value.encode()) for name, value in headers.items()]}  # fmt: skip
+    tracemalloc.start()
+    asyncio.run(listening(scope, receive, send))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert answers[0] == 204
+    assert peak < 1_000_000
 
 
 def test_of_many_at_once_one_is_taken(memory):
