@@ -166,6 +166,12 @@ def test_aliases_are_the_operation(guarded, fake):
         ("X%252Fprofiles", "klaviyo.lists.get_profiles_for_list"),
         ("X\\profiles", "klaviyo.lists.get_profiles_for_list"),
         ("..%2fprofiles", "klaviyo.profiles.get_profiles"),
+        # Decoded once it is known, decoded to the end it is not.
+        ("a%252Fb/profiles", "klaviyo.lists.get_profiles_for_list"),
+        ("a%5Cb/profiles", "klaviyo.lists.get_profiles_for_list"),
+        ("a\\b%252Fprofiles", "klaviyo.lists.get_profiles_for_list"),
+        ("..;/profiles", "klaviyo.lists.get_profiles_for_list"),
+        ("X/profiles;a=b", "klaviyo.lists.get_profiles_for_list"),
     ],
 )
 def test_an_id_that_makes_another_call_of_it_is_judged_as_that(

@@ -21,6 +21,7 @@ _PLAIN_ID: Final = r"(?=[^/?#.])[^/?#%\\]*(?:%(?!2[eEfF5]|5[cC]|00)[^/?#%\\]*)*"
 _SIMPLE_ID: Final = "[A-Za-z0-9_-]+"
 _PARAMETER: Final = re.compile(r"\\\{[^{}]*\\\}")
 _MOST_DECODINGS: Final = 5
+_MATRIX: Final = re.compile(";[^/]*")
 # What frameworks and proxies take for the method in place of the request's own. Klaviyo documents
 # none of them, and nobody knows whether something in front of it does.
 OVERRIDES: Final = frozenset(("x-http-method-override", "x-http-method", "x-method-override"))
@@ -84,8 +85,9 @@ def readings(method: str, url: str) -> tuple[Operation, ...]:
 
     The first is what urllib3 sends, which resolves ``.`` and ``..``; ``get_list("")`` asks for all
     lists. Servers and proxies decode percent signs, also before they look for slashes (WSGI's
-    ``PATH_INFO`` is decoded), and some merge slashes: if that makes another known operation of it,
-    it is the second.
+    ``PATH_INFO`` is decoded), and more than once where there are several; some take a backslash for
+    a slash, merge slashes, or leave out what follows a semicolon. Each of these ways that makes
+    another known operation of it adds that.
 
     Args:
         method: HTTP method.
@@ -95,16 +97,17 @@ def readings(method: str, url: str) -> tuple[Operation, ...]:
         Unreadable: It is encoded more than five times.
     """
     path = url.partition("#")[0].partition("?")[0]
-    sent = catalog.by_url(method, path)
-    decoded = path
+    found = {(one.method, one.path): one for one in (catalog.by_url(method, path),)}
+    _, separator, rest = path.partition("://")
+    decoded = "/" + rest.partition("/")[2] if separator else path
     for _ in range(_MOST_DECODINGS):
         before, decoded = decoded, unquote(decoded)
+        for one in (decoded, decoded.replace("\\", "/")):
+            for other in dict.fromkeys((one, _MATRIX.sub("", one))):
+                merged = re.sub("/{2,}", "/", other).partition("?")[0].partition("#")[0]
+                operation = catalog.by_url(method, merged)
+                if operation.known:
+                    found.setdefault((operation.method, operation.path), operation)
         if decoded == before:
-            break
-    else:
-        raise Unreadable
-    scheme, separator, rest = decoded.replace("\\", "/").partition("://")
-    merged = re.sub("/{2,}", "/", rest if separator else scheme)
-    other = catalog.by_url(method, "/" + merged.partition("/")[2].partition("?")[0])
-    same = (other.method, other.path) == (sent.method, sent.path)
-    return (sent,) if same or not other.known else (sent, other)
+            return tuple(found.values())
+    raise Unreadable
