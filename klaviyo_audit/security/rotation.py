@@ -259,7 +259,11 @@ class Rotation:
         # Once more: the first look may have been without an admin key, or days ago.
         self._same_scopes(again=True)
         # Before it, so that a crash in between is not a change nobody knows of.
-        self._record("disabling", {"key_id": found.id, "name": found.name}, None)
+        if not self._record("disabling", {"key_id": found.id, "name": found.name}, None):
+            raise RotationStopped(
+                f"nothing was disabled, since that cannot be recorded in {self._directory}: make "
+                "room or mend the folder, then run the same command again"
+            )
         apikeys.disable_api_key(plan.admin, found.id, host=plan.host)
         for _ in range(_CONFIRM_TRIES):
             if self._is_dead(check_key(plan.old, host=plan.host)):
@@ -292,13 +296,15 @@ class Rotation:
         self._record(step, {}, Result.FAILURE)
         raise RotationImpossible(text)
 
-    def _record(self, step: str, facts: Mapping[str, Any], result: Result | None) -> None:
-        self._auditor.record(
+    def _record(self, step: str, facts: Mapping[str, Any], result: Result | None) -> bool:
+        """Record a step; whether that was possible."""
+        entry_id = self._auditor.record(
             ACTION,
             resource=f"key:{self.old}",
             result=result,
             metadata={"step": step, "old": self.old, "new": self.new, **facts},
         )
+        return entry_id is not None
 
 
 def _site(key: str) -> str | None:

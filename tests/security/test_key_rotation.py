@@ -11,8 +11,13 @@ import time
 import pytest
 
 from klaviyo_audit import Auditor
+from klaviyo_audit.errors import KlaviyoAuditError
 from klaviyo_audit.klaviyo.keys import fingerprint
+from klaviyo_audit.security import rotation
+from klaviyo_audit.security.rotation import Plan, Rotation
+from klaviyo_audit.security.rotation_state import RotationState
 from klaviyo_audit.testing import FakeKlaviyo
+from tests.conftest import Trail
 from tests.security.planting import made_up_key
 from tests.waiting import PATIENCE
 
@@ -255,3 +260,71 @@ def test_scopes_are_compared_again_before_a_key_is_disabled(tmp_path, trail, old
         assert "lacks scopes that the old one is used for: lists:read" in err
         assert not fake._access.is_disabled(old)
     assert "disabling" not in steps(trail)
+
+
+class Killed(BaseException):
+    """As good as a kill: nothing catches it."""
+
+
+PLACES = [
+    (Rotation, "_record"), (RotationState, "write"), (RotationState, "read"),
+    (rotation, "check_key"), (rotation.apikeys, "find_api_key"), (rotation.apikeys, "disable_api_key"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize(("owner", "name"), PLACES, ids=[name for _, name in PLACES])
+def test_interrupted_at_each_step_it_goes_on_to_its_end(
+    tmp_path, trail, old, new, admin, monkeypatch, owner, name, after
+):
+    real = getattr(owner, name)
+    for number in range(1, 20):
+        left = [number]
+
+        def interrupted(*args, left=left, **kwargs):
+            left[0] -= 1
+            if left[0] == 0 and not after:
+                raise Killed
+            result = real(*args, **kwargs)
+            if left[0] == 0:
+                raise Killed
+            return result
+
+        folder = tmp_path / str(number)
+        with FakeKlaviyo(keys={old: SCOPES, new: SCOPES, admin: None}) as fake:
+            plan = Plan(old, new, "OLD", "NEW", admin=admin, idle=0.05, poll=0.01, host=fake.url)
+            monkeypatch.setattr(owner, name, interrupted)
+            was_killed = not rotated(folder, plan)
+            monkeypatch.setattr(owner, name, real)
+            if was_killed:
+                assert rotated(folder, plan)
+            assert fake._access.is_disabled(old)
+            assert not fake._access.is_disabled(new)
+        told = steps(Trail(folder))
+        # Nothing happens that nobody can know of, and what is done is said to be.
+        assert told.index("disabling") < len(told) - 1
+        assert told[-1] == "done"
+        assert set(told) >= {"checked", "idle", "disabling", "done"}
+        if not was_killed:
+            assert number > 1
+            return
+    pytest.fail("it was interrupted each time")
+
+
+def rotated(folder, plan):
+    try:
+        with Auditor(journal=folder, sinks=(), seal="off", on_failure="block") as auditor:
+            Rotation(auditor, plan, lambda _: None).run()
+    except Killed:
+        return False
+    return True
+
+
+def test_what_cannot_be_recorded_is_not_done(tmp_path, old, new, admin, monkeypatch):
+    with FakeKlaviyo(keys={old: SCOPES, new: SCOPES, admin: None}) as fake:
+        plan = Plan(old, new, "OLD", "NEW", admin=admin, idle=0.05, poll=0.01, host=fake.url)
+        with Auditor(journal=tmp_path / "trail", sinks=(), seal="off") as auditor:
+            monkeypatch.setattr(auditor.recorder, "event", lambda *_, **__: None)
+            with pytest.raises(KlaviyoAuditError, match="cannot be recorded"):
+                Rotation(auditor, plan, lambda _: None).run()
+        assert not fake._access.is_disabled(old)
