@@ -157,7 +157,8 @@ def _follow(shipping: Shipping, settings: Settings) -> None:
 
 
 def _retry_dead(directory: Path, sinks: Sinks, settings: Settings) -> None:
-    from klaviyo_audit.sinks.attempts import reason_of
+    from klaviyo_audit.errors import KlaviyoAuditError
+    from klaviyo_audit.sinks.attempts import file_trouble
     from klaviyo_audit.sinks.folder import sink_folder
 
     failed = False
@@ -167,9 +168,9 @@ def _retry_dead(directory: Path, sinks: Sinks, settings: Settings) -> None:
             continue
         try:
             retried = _send_again(directory, sink, settings)
-        except Exception as error:  # a sink may raise anything
+        except (OSError, KlaviyoAuditError) as error:
             failed = True
-            _told(f"{sink.name}: {reason_of(error)}; its dead letters are kept")
+            _told(f"{sink.name}: {file_trouble(error)}; its dead letters are kept")
             continue
         failed = failed or retried.kept > 0 or bool(retried.unreadable)
         _told(
@@ -199,7 +200,9 @@ def _unreadable(folder: Path, numbers: Sequence[int]) -> str:
 
 
 def _send_again(directory: Path, sink: Sink, settings: Settings) -> Retried:
-    from klaviyo_audit.sinks.attempts import Attempts
+    from klaviyo_audit.errors import KlaviyoAuditError
+    from klaviyo_audit.sinks.attempts import Attempts, reason_of
+    from klaviyo_audit.sinks.base import Retry
     from klaviyo_audit.sinks.deadletters import retry_dead
     from klaviyo_audit.sinks.folder import sink_folder
 
@@ -207,7 +210,12 @@ def _send_again(directory: Path, sink: Sink, settings: Settings) -> Retried:
     most = min(settings.ship_batch_entries, getattr(sink, "max_batch_entries", 1 << 30))
 
     def deliver(entries: Sequence[AuditEntry]) -> None:
-        attempts.make(entries, lambda: sink.deliver(entries), settings.ship_deadline)
+        try:
+            attempts.make(entries, lambda: sink.deliver(entries), settings.ship_deadline)
+        except KlaviyoAuditError:
+            raise
+        except Exception as error:  # a sink may raise anything
+            raise Retry(why=reason_of(error)) from error
 
     retried = retry_dead(sink_folder(directory, sink.name), deliver, most)
     sink.close()

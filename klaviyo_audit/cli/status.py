@@ -112,13 +112,13 @@ def _print(found: dict[str, Any]) -> None:
             lag += f", {sink['lag_seconds']:,.0f} s"
         overdue = sink["attempts_overdue"]
         table.add_row(
-            Text(sink["sink"]),
-            Text(sink["state"] + (f" ({overdue} overdue)" if overdue else "")),
+            Text(clean(sink["sink"], 100)),
+            Text(clean(str(sink["state"]), 100) + (f" ({overdue} overdue)" if overdue else "")),
             lag,
             f"{sink.get('delivered', 0):,}",
             f"{sink['dead_letters']:,}"
             + (f" + {torn:,} unreadable" if (torn := sink["dead_letters_unreadable"]) else ""),
-            Text(sink["acknowledged_at"] or "never"),
-            Text(clean(sink["error"] or "", 200)),
+            Text(clean(str(sink["acknowledged_at"] or "never"), 100)),
+            Text(clean(str(sink["error"] or ""), 200)),
         )
     console.print(table)

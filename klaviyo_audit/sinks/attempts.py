@@ -34,6 +34,16 @@ def reason_of(error: BaseException) -> str:
     return told if told and isinstance(told, str) else type(error).__name__
 
 
+def file_trouble(error: Exception) -> str:
+    """What went wrong with the journal or a file beside it, with the file's name.
+
+    Not for what a sink raises: the names of other files may be data.
+    """
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return str(error)
+
+
 class Overdue(KlaviyoAuditError):  # noqa: N818  (a state, like its siblings in base.py)
     """The sink has not answered within the deadline. What became of the attempt is not known."""
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import stat
 from typing import TYPE_CHECKING, Final
 
 from klaviyo_audit.journal.folder import FILE_MODE, FOLDER_MODE
@@ -73,6 +75,9 @@ class SinkLock:
             return True
         self.drop()
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, FILE_MODE)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise OSError(errno.EINVAL, "It is not a regular file", str(self._path))
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # For people who want to know who it is; nothing reads it.
@@ -98,7 +103,8 @@ class SinkLock:
 def is_locked(folder: Path) -> bool:
     """Whether some process ships to the sink now; this one counts too."""
     try:
-        fd = os.open(folder / LOCK_NAME, os.O_RDONLY | os.O_NOFOLLOW)
+        # Without O_NONBLOCK, opening a FIFO that somebody put there would never return.
+        fd = os.open(folder / LOCK_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         return False
     try:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from klaviyo_audit import clock
 from klaviyo_audit.errors import ConfigurationError, JournalCorrupt
-from klaviyo_audit.sinks.attempts import Attempts, Overdue, reason_of
+from klaviyo_audit.sinks.attempts import Attempts, Overdue, file_trouble, reason_of
 from klaviyo_audit.sinks.base import CheckpointSink, Rejected, Retry
 from klaviyo_audit.sinks.batch import Batch, DeadLetter, Gathering, dead_letters
 from klaviyo_audit.sinks.books import Books, EphemeralBooks, JournalBooks, Source
@@ -174,7 +174,7 @@ class Shipper:
             wait = self._advance(urgent=urgent)
         except (OSError, JournalCorrupt, ConfigurationError) as error:
             # Of the journal or of the files beside it; what a sink raises is seen to elsewhere.
-            self._trouble(f"the journal cannot be delivered on: {reason_of(error)}")
+            self._trouble(f"the journal cannot be delivered on: {file_trouble(error)}")
             self._let_go()
             return _TROUBLE_SECONDS
         try:
@@ -182,7 +182,7 @@ class Shipper:
                 self._books.show(self.condition)
         except OSError as error:
             # No reason to let go: what was acknowledged meanwhile would be delivered once more.
-            self._say(f"how it is doing cannot be written down: {reason_of(error)}")
+            self._say(f"how it is doing cannot be written down: {file_trouble(error)}")
         return wait
 
     def close(self) -> None:
@@ -306,7 +306,7 @@ class Shipper:
         try:
             self._books.bury([*batch.unreadable, *errand.dead])
         except OSError as error:
-            self._trouble(f"its dead letters cannot be written: {reason_of(error)}")
+            self._trouble(f"its dead letters cannot be written: {file_trouble(error)}")
             errand.not_before = monotonic() + _TROUBLE_SECONDS
             return _TROUBLE_SECONDS
         rejected = len(errand.dead)
@@ -341,12 +341,12 @@ class Shipper:
                     facts=facts_of(self.sink),
                 )
         except OSError as error:
-            self._say(f"its receipts cannot be written: {reason_of(error)}")
+            self._say(f"its receipts cannot be written: {file_trouble(error)}")
         try:
             self._books.save(self._bookmark, lazily=not batch.entries)
         except OSError as error:
             # What was delivered is delivered again after a restart, and nothing worse.
-            self._say(f"its bookmark cannot be saved: {reason_of(error)}")
+            self._say(f"its bookmark cannot be saved: {file_trouble(error)}")
 
     # Checkpoints.
 
@@ -376,7 +376,7 @@ class Shipper:
         try:
             self._feed.acknowledge(notes)
         except OSError as error:
-            self._say(f"the place in its checkpoints cannot be saved: {reason_of(error)}")
+            self._say(f"the place in its checkpoints cannot be saved: {file_trouble(error)}")
         return 0.0
 
     # One attempt.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from klaviyo_audit.errors import JournalCorrupt
+from klaviyo_audit.sinks.attempts import file_trouble
 from klaviyo_audit.sinks.bookmark import load_bookmark
 from klaviyo_audit.sinks.deadletters import count_dead, count_unreadable
 from klaviyo_audit.sinks.folder import SINKS_NAME, is_locked
@@ -14,7 +15,10 @@ from klaviyo_audit.sinks.receipts import last_acknowledgement, missing_bookmark
 from klaviyo_audit.sinks.state import load_state
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+_T = TypeVar("_T")
 
 
 def sinks_status(directory: Path, names: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -30,16 +34,25 @@ def sinks_status(directory: Path, names: tuple[str, ...]) -> list[dict[str, Any]
 
 
 def _sink_status(folder: Path, configured: bool) -> dict[str, Any]:
+    problems: list[str] = []
+
+    def read(what: Callable[[Path], _T], otherwise: _T) -> _T:
+        """One file that cannot be read must not hide what is known from the others."""
+        try:
+            return what(folder)
+        except (OSError, JournalCorrupt) as error:
+            problems.append(file_trouble(error))
+            return otherwise
+
     state = load_state(folder)
-    problem: str | None
-    try:
-        bookmark = load_bookmark(folder)
-    except JournalCorrupt as error:
-        bookmark, problem = None, str(error)
-    else:
-        problem = missing_bookmark(folder) if bookmark is None else None
+    bookmark = read(load_bookmark, None)
+    if bookmark is None and not problems and (why := read(missing_bookmark, None)):
+        problems.append(why)
+    acknowledged = state.get("acknowledged_at") or read(last_acknowledgement, None)
+    shipping = read(is_locked, otherwise=False)
+    dead = read(count_dead, 0)
+    unreadable = read(count_unreadable, 0)
     lag = lag_of(folder, bookmark)
-    shipping = folder.is_dir() and is_locked(folder)
     members = {
         "sink": folder.name,
         "in_settings": configured,
@@ -48,13 +61,13 @@ def _sink_status(folder: Path, configured: bool) -> dict[str, Any]:
         "lag_entries": lag.lines,
         "lag_seconds": _age(lag.since),
         # The state is of the process that shipped last, which may have had nothing to deliver.
-        "acknowledged_at": state.get("acknowledged_at") or last_acknowledgement(folder),
-        "error": problem or state.get("error"),
+        "acknowledged_at": acknowledged,
+        "error": "; ".join(problems) or state.get("error"),
         "error_at": state.get("error_at"),
         "retry_at": state.get("retry_at"),
         "attempts_overdue": state.get("overdue", 0) if shipping else 0,
-        "dead_letters": count_dead(folder) if folder.is_dir() else 0,
-        "dead_letters_unreadable": count_unreadable(folder) if folder.is_dir() else 0,
+        "dead_letters": dead,
+        "dead_letters_unreadable": unreadable,
         "pid": state.get("pid") if shipping else None,
         "checkpoints_delivered": state.get("checkpoints", 0),
     }

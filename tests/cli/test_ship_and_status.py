@@ -1,12 +1,14 @@
 """Shipping beside the program, and what is told about it."""
 
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
 import time
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -296,6 +298,35 @@ def test_status_for_people(journal, sink, monkeypatch):
     assert re.search(r"[\d,]+ bytes in 1 files, sealed up to line 7", shown)
     assert "0 alive, 1 died" in shown
     assert re.search(r"mine +not shipping +7 entries, \d+ s +0 +0 +never +503", shown)
+
+
+@pytest.mark.parametrize("name", ["bookmark", "dead.jsonl", "dead.unreadable", "lock"])
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("state")])
+def test_a_file_that_is_none_hides_nothing_else(journal, sink, name, make):
+    run("ship", journal, "--sink", "mine")
+    file = journal / "sinks" / "mine" / name
+    file.unlink(missing_ok=True)
+    make(file)
+    found = status(journal)
+    assert found["acknowledged_at"] is not None
+    assert name == "lock" or str(file) in found["error"]
+    shown = run("status", journal)
+    assert shown.exit_code == 0
+    assert "mine" in shown.stdout
+    again = run("ship", journal, "--sink", "mine", "--timeout", "0.1")
+    retried = run("ship", journal, "--sink", "mine", "--retry-dead")
+    assert name in ("dead.unreadable", "dead.jsonl") or str(file) in again.stderr
+    assert name != "dead.jsonl" or f"{file.parent}/dead." in retried.stderr
+
+
+def test_a_state_that_somebody_wrote_is_shown_as_text(journal, sink):
+    run("ship", journal, "--sink", "mine")
+    state = {"acknowledged_at": ["\x1b[2J"], "error": {"a": 1}, "state": 7}
+    (journal / "sinks" / "mine" / "state").write_text(json.dumps(state))
+    (journal / "sinks" / "\x1b[2J").mkdir()
+    shown = run("status", journal)
+    assert shown.exit_code == 0
+    assert "\x1b[2J" not in shown.stdout
 
 
 def test_status_of_a_sink_that_has_not_begun(journal, monkeypatch):
