@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections import deque
 from typing import TYPE_CHECKING, Final, Self
 
 from klaviyo_audit.errors import JournalCorrupt
@@ -13,19 +12,16 @@ from klaviyo_audit.journal import folder
 from klaviyo_audit.journal.contents import (
     Contents,
     may_grow,
-    numbers,
     open_numbered,
-    open_unnumbered,
 )
+from klaviyo_audit.journal.files import Files
 from klaviyo_audit.journal.findings import Finding, Kind, Report, Severity
 from klaviyo_audit.journal.lines import LineCheck
 from klaviyo_audit.journal.passes import FilePass
 from klaviyo_audit.journal.reader import open_journal
 from klaviyo_audit.journal.removals import read_removed
-from klaviyo_audit.journal.rotation import identity_of
 from klaviyo_audit.journal.sealed import Seals
 from klaviyo_audit.journal.segments import (
-    COMPRESSED,
     file_name,
     file_number,
     locate,
@@ -48,8 +44,6 @@ _PATIENCE_SECONDS: Final = 0.5
 """How long to wait for lines that living writers may be about to finish."""
 _POLL_SECONDS: Final = 0.02
 _TRIES: Final = 5
-_OPEN_AHEAD: Final = 200
-"""Files that are open at once; more are opened as others are closed."""
 
 
 def verify(
@@ -123,39 +117,39 @@ class _Reading:
         self._since = since
         self._findings: list[Finding] = []
         self._opened: list[tuple[Contents, FilePass]] = []
+        self._files = Files(directory, seals) if seals else None
         self._unreadable: set[int] = set()
-        self._known: set[int] = set()
-        self._rotated: deque[int] = deque()
-        """Numbers to be opened of files that none is live of."""
-        self._pending: deque[Contents] = deque()
-        """Open already, so that nobody can take them away before they are read."""
-        self._identities: set[tuple[int, int]] = set()
         self._read_bytes = 0
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for contents in (*self._pending, *(contents for contents, _ in self._opened)):
+        if self._files:
+            self._files.close()
+        for contents, _file in self._opened:
             contents.close()
 
     def run(self, progress: Progress | None) -> Report:
         """Read everything, and say what was found."""
-        seals = self._seals
+        seals, files = self._seals, self._files
         assert seals
+        assert files
         self._check.whole = not (seals.removed.size or self._since or seals.skipped)
         total = 0
         if progress:
             total = sum(path.stat().st_size for path in self._directory.glob("audit*.jsonl*"))
-        self._open_ahead()
-        while (contents := self._next()) is not None:
+        files.open_ahead()
+        while (contents := files.next()) is not None:
             self._read(contents, progress, total)
-            self._open_ahead()
+            files.open_ahead()
         self._catch_up()
         if not self._opened and not seals.are_there:
             raise FileNotFoundError(
                 f"there is no journal in {self._directory}: it has no {folder.JOURNAL_NAME}"
             )
+        for number, message in files.missing.items():
+            self._tell(Kind.MISSING_FILE, message, file_name(number))
         for name in misnamed(self._directory):
             self._tell(
                 Kind.STRAY_FILE, "no sealer gives a file such a name: it was put there", name
@@ -165,7 +159,7 @@ class _Reading:
         found = [*self._findings, *lines]
         if seals.are_there:
             found += seals.finish(
-                unreadable=self._unreadable,
+                unreadable=self._unreadable | files.missing.keys(),
                 packed={c.number for c, _ in self._opened if c.is_packed and c.number is not None},
                 live=self._live_number(),
                 announced=self._check.accounts.removals,
@@ -192,79 +186,6 @@ class _Reading:
         lines += self._check.located(self._reopen)
         return self._report([*self._findings, *lines])
 
-    def _next(self) -> Contents | None:
-        """The next file that was not read yet; None when there is none at present."""
-        return self._pending.popleft() if self._pending else self._open_next()
-
-    def _open_ahead(self) -> None:
-        while len(self._pending) < _OPEN_AHEAD and (contents := self._open_next()) is not None:
-            self._pending.append(contents)
-
-    def _open_next(self) -> Contents | None:
-        if self._seals is None:
-            return None
-        while self._rotated:
-            if (contents := self._open_numbered(self._rotated.popleft(), None)) is not None:
-                return contents
-        segments = self._seals.segments
-        if self._identities or self._known:
-            # More may have been recorded meanwhile.
-            with contextlib.suppress(JournalCorrupt):
-                segments = read_segments(self._directory)
-        last = max((segment.file for segment in segments), default=None)
-        present = numbers(self._directory, segments, self._seals.removed.size)
-        self._number_the_live(present)
-        unknown = [number for number in present if number not in self._known]
-        for number in unknown:
-            if last is not None and number < last:
-                self._rotated.append(number)
-        if self._rotated:
-            return self._open_next()
-        for number in unknown:
-            if (contents := self._open_numbered(number, last)) is not None:
-                return contents
-        live = open_unnumbered(self._directory, last=last)
-        if live and live.identity in self._identities:
-            live.close()
-            return None
-        if live:
-            self._identities.add(live.identity)
-        return live
-
-    def _open_numbered(self, number: int, last: int | None) -> Contents | None:
-        """Open a file by its number; None if it is missing, or nothing of it is to be looked at."""
-        assert self._seals
-        self._known.add(number)
-        try:
-            contents = open_numbered(self._directory, number, last=last)
-        except JournalCorrupt as error:
-            self._unreadable.add(number)
-            self._tell(Kind.MISSING_FILE, str(error), file_name(number))
-            return None
-        if self._seals.skipped and self._seals.passes_over(number, is_packed=contents.is_packed):
-            self._read_bytes += contents.size()
-            contents.close()
-            return None
-        self._identities.add(contents.identity)
-        return contents
-
-    def _number_the_live(self, present: Sequence[int]) -> None:
-        """A live file whose sealing has begun while it was read has a number now."""
-        opened = [*self._pending, *(one for one, _ in self._opened)]
-        unnumbered = next((one for one in opened if one.number is None), None)
-        if unnumbered is None:
-            return
-        newest = max(self._known, default=-1)
-        later = [number for number in present if number > newest]
-        for number in later:
-            path = locate(self._directory, number, live=present[-1])
-            # Compressed, it is another file; then it is the first after those that were known.
-            packed = number == later[0] and path is not None and path.suffix in COMPRESSED.values()
-            if packed or (path is not None and identity_of(path) == unnumbered.identity):
-                unnumbered.number = number
-                self._known.add(number)
-                return
-
     def _read(self, contents: Contents, progress: Progress | None, total: int) -> None:
         leaves = None
         number, seals = contents.number, self._seals
@@ -279,7 +200,7 @@ class _Reading:
         grows = may_grow(contents)
         end = None if contents.is_packed else contents.size()
         show: Callable[[], None] | None = None
-        before = self._read_bytes
+        before = self._read_bytes + (self._files.passed_bytes if self._files else 0)
         if progress is not None:
             show = lambda: progress(min(before + contents.position(), total), total)  # noqa: E731
         try:
@@ -330,7 +251,7 @@ class _Reading:
         begun: dict[str, int] = {}
         while True:
             self._check.look_at_writers()
-            while (contents := self._next()) is not None:
+            while self._files and (contents := self._files.next()) is not None:
                 self._read(contents, None, 0)
             growing = [
                 (contents, file) for contents, file in self._opened if not contents.file.closed
