@@ -85,8 +85,6 @@ def verify(
                 against=kept_checkpoints(against, path),
                 progress=progress,
             )
-        if resume and report.verified:
-            replace_file(resume, report.verified.to_bytes(), sync=True)
     except (OSError, LookupError, ConfigurationError) as error:
         if as_json:
             click.echo(_to_json({"error": str(error)}))
@@ -103,6 +101,11 @@ def verify(
     except BrokenPipeError:
         # Whoever read has seen enough; the verdict is still the exit code.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if resume and report.verified:
+        try:
+            replace_file(resume, report.verified.to_bytes(), sync=True)
+        except OSError as error:
+            fail(f"--resume: where the next verification goes on could not be written: {error}")
     raise SystemExit(code)
 
 
@@ -119,6 +122,8 @@ def _check_options(path: Path, since: int | None, resume: Path | None, against: 
             f"--resume: {str(resume)!r} is in the journal's folder, where whoever changes the "
             "journal can change it as well: keep it elsewhere"
         )
+    if resume and not resume.parent.is_dir():
+        raise click.UsageError(f"--resume: there is no folder {str(resume.parent)!r}")
 
 
 def _next_time(resume: Path, report: Report) -> str:

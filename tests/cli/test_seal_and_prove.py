@@ -192,3 +192,9 @@ def test_resume_where_it_can_not_be(sealed, tmp_path):
         assert "not one file of it" in one_file.output
     missing = run("verify", sealed, "--resume", tmp_path / "nowhere" / "verified")
     assert missing.exit_code == 2
+    assert "there is no folder" in missing.output
+    (tmp_path / ".verified.new").mkdir()
+    unwritable = run("verify", sealed, "--resume", tmp_path / "verified")
+    assert unwritable.exit_code == 2
+    assert "intact" in unwritable.output, "what was found is told all the same"
+    assert "could not be written" in unwritable.output
