@@ -237,6 +237,16 @@ def test_a_method_that_a_parameter_asks_for_is_judged_too(guarded, fake):
     assert fake.count == 1
 
 
+def test_an_override_in_bytes(guarded, fake, trail):
+    klaviyo = guarded("development")
+    host = klaviyo.api_client.configuration.host
+    headers = {b"X-HTTP-Method-Override": b"DELETE"}
+    with pytest.raises(AccessDenied, match="delete_list"):
+        klaviyo.api_client.call_api("GET", f"{host}/api/lists/L1", headers, None, [])
+    assert fake.count == 0
+    assert trail.outcome()["metadata"]["method_override"]["method"] == "DELETE"
+
+
 @pytest.mark.parametrize("value", ["GET", "get", None])
 def test_an_override_that_overrides_nothing_is_none(value, guarded, fake, trail):
     klaviyo = guarded("development")

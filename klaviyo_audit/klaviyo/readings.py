@@ -68,7 +68,7 @@ def overriding(method: Any, url: str, headers: Mapping[str, Any] | None) -> str 
         asked |= {value for name, value in parse_qsl(query) if name == _PARAMETER_OVERRIDE}
     if not asked:
         return None
-    named = {str(one).strip().upper() for one in asked} - {str(method).upper()}
+    named = {_text(one).strip().upper() for one in asked} - {str(method).upper()}
     if not named:
         return None
     only = named.pop()
@@ -77,7 +77,11 @@ def overriding(method: Any, url: str, headers: Mapping[str, Any] | None) -> str 
 
 def is_override(header: Any) -> bool:
     """Whether a header of that name asks for another method; WSGI takes ``_`` for ``-``."""
-    return str(header).strip().lower().replace("_", "-") in OVERRIDES
+    return _text(header).strip().lower().replace("_", "-") in OVERRIDES
+
+
+def _text(value: Any) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
 
 
 def readings(method: str, url: str) -> tuple[Operation, ...]:
