@@ -16,10 +16,11 @@ from pathlib import Path
 import orjson
 import pytest
 
+from klaviyo_audit.journal.checkpoint import Checkpoint, read_notes
 from klaviyo_audit.journal.format import encode
 from klaviyo_audit.journal.leaves import leaves
 from klaviyo_audit.journal.merkle import leaf_hash
-from klaviyo_audit.journal.note import Verifier
+from klaviyo_audit.journal.note import Verifier, parse_note
 from klaviyo_audit.journal.removals import read_removed
 from klaviyo_audit.journal.segments import (
     decompressed,
@@ -27,6 +28,8 @@ from klaviyo_audit.journal.segments import (
     rotated_files,
     zstd_module,
 )
+from klaviyo_audit.journal.verified import Verified
+from klaviyo_audit.journal.witnesses import Kept
 from tests.journal import sealing
 from tests.journal.checking import verify
 
@@ -477,6 +480,61 @@ def test_what_was_verified_before_is_only_hashed(journals, tmp_path, number):
         if "checksum" in found:
             assert (found["checksum"].file, found["checksum"].line) == (path.name, index + 1)
         shutil.rmtree(copy)
+
+
+def marks_of(folder):
+    """Where a verification can have ended: at each checkpoint over lines that are there."""
+    tree, lines = read_removed(folder), [*leaves(folder)]
+    marks = []
+    with (folder / "checkpoints").open("rb") as file:
+        for stored in read_notes(file):
+            size = Checkpoint.from_text(parse_note(stored.note).text).size
+            if size > tree.size:
+                later = lines[: size - tree.size]
+                marks.append(Verified(stored.note, tree.extended(map(leaf_hash, later))))
+    return marks
+
+
+def sealed_from(folder, size, end):
+    """The lines from one to another, by the number of their file: here the tree is in its order."""
+    begins = [segment.file for segment in read_segments(folder)]
+    paths = {begins[-1]: folder / "audit.jsonl", **rotated_files(folder)}
+    found = []
+    for begin, after in zip(begins, [*begins[1:], end], strict=True):
+        if after > size:
+            path = paths[begin]
+            with path.open("rb") as file, decompressed(file, path.suffix) as content:
+                lines = content.read().splitlines(keepends=True)
+            found += lines[max(0, size - begin) : min(after, end) - begin]
+    return found
+
+
+def test_what_is_intact_after_a_mark_is_what_was_sealed(journals, tmp_path):
+    """`--resume` calls no change of a later sealed line intact, wherever the mark is."""
+    seed = random.Random(7)
+    told = Counter()
+    for _ in range(COUNT // 5):
+        folder, sealed, kept = seed.choice(journals[1:])
+        name = seed.choice(list(CHANGES))
+        copy = tmp_path / "copy"
+        shutil.copytree(folder, copy)
+        CHANGES[name](Copy(copy, seed, sealed, kept))
+        mark = seed.choice(marks_of(folder))
+        key = Verifier.from_text((folder / "sealing.pub").read_text())
+        report = verify(copy, verifiers=[key], since=mark)
+        told[report.intact] += 1
+        if report.intact:
+            size, end = mark.tree.size, report.sealed
+            assert report.skipped == size, name
+            assert end >= size
+            assert sealed_from(copy, size, end) == sealed_from(folder, size, end), name
+        else:
+            assert report.verified is None
+            known = Kept("the mark", (mark.note,))
+            whole = verify(copy, verifiers=[key], against=known)
+            assert not whole.intact, "no false alarm either"
+        shutil.rmtree(copy)
+    assert min(told[True], told[False]) > COUNT // 40
 
 
 def test_a_number_has_one_name(journals, tmp_path):
