@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -10,6 +10,9 @@ from klaviyo_audit.cli.location import fail, journal_argument, locate
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+_SECONDS: Final = len("2026-11-23T19:00:00")
 
 
 @click.command(short_help="Show how the journal and its sinks do.")
@@ -118,7 +121,7 @@ def _print(found: dict[str, Any]) -> None:
             f"{sink.get('delivered', 0):,}",
             f"{sink['dead_letters']:,}"
             + (f" + {torn:,} unreadable" if (torn := sink["dead_letters_unreadable"]) else ""),
-            Text(clean(str(sink["acknowledged_at"] or "never"), 100)),
+            Text(clean(str(sink["acknowledged_at"] or "never")[:_SECONDS].replace("T", " "), 100)),
             Text(clean(str(sink["error"] or ""), 200)),
         )
     console.print(table)

@@ -323,10 +323,11 @@ class Shipper:
         condition.damaged += batch.damaged
         if batch.end.last:
             condition.acknowledged_up_to = batch.end.last.timestamp
-        if dead:
+        if dead and isinstance(self._books, JournalBooks):
             self._say(
-                f"{dead} entries will never be taken; they are in {self.folder / 'dead.jsonl'} "
-                "with the reason, and `klaviyo-audit ship --retry-dead` sends them again"
+                f"it will never take some entries ({dead}): they are in "
+                f"{self.folder / 'dead.jsonl'} with the reason, and `klaviyo-audit ship "
+                "--retry-dead` sends them again"
             )
         self._write_down(errand, batch, rejected)
         return 0.0

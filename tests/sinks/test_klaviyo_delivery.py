@@ -20,6 +20,7 @@ from klaviyo_audit.settings import load
 from klaviyo_audit.sinks.base import Rejected, Retry
 from klaviyo_audit.sinks.klaviyo import KlaviyoSink
 from klaviyo_audit.sinks.klaviyo import sent as klaviyo_sent
+from klaviyo_audit.sinks.klaviyo import sink as klaviyo_sink
 from klaviyo_audit.sinks.klaviyo import track as klaviyo_track
 from klaviyo_audit.sinks.registry import make_sink
 from klaviyo_audit.testing import FakeKlaviyo
@@ -57,6 +58,21 @@ def deliver(sink, entries, attempts=10):
 
 
 # Bulk jobs and single events
+
+
+def test_checkpoints_between_two_attempts_change_nothing(fake, sink, monkeypatch):
+    """Of two jobs the second may have arrived: its events, and no others, are sent once more."""
+    monkeypatch.setattr(klaviyo_sink, "MAX_EVENTS", 10)
+    fake.fail(None, path=BULK)
+    fake.fail(503, path=BULK, retry_after=0)
+    with pytest.raises(Retry):
+        sink.deliver(ENTRIES[:20])
+    assert [status for _, status in kinds(fake)] == [202, 503]
+    sink.deliver_checkpoints([b"log.example\n42\nroot\n\nsig\n"])
+    sink.deliver(ENTRIES[:20])
+    assert [path for path, _ in kinds(fake)] == [BULK, BULK, *[SINGLE] * 11]
+    said = sink.acknowledgement
+    assert (said["events"], said["bulk_jobs"], said["single_events"]) == (20, 1, 10)
 
 
 def test_new_entries_go_in_jobs_and_few_as_single_events(fake, sink):

@@ -126,11 +126,13 @@ class KlaviyoSink:
             ConfigurationError: As for `deliver`.
         """
         profile = self._profile(CHECKPOINT_SERVICE)
-        with self._turn():
-            for note in notes:
-                event = checkpoint_event(note, self._settings.klaviyo_metric)
-                self._settle(event["attributes"]["unique_id"], event, profile)
-            self._settled.clear()
+        events = [checkpoint_event(note, self._settings.klaviyo_metric) for note in notes]
+        settled = {event["attributes"]["unique_id"]: event for event in events}
+        with self._turn(), self._apart():
+            for unique, event in settled.items():
+                self._settle(unique, event, profile)
+            for unique in settled:  # what else is there is of a batch that was not taken whole
+                del self._settled[unique]
 
     def track(self, event: str, entry: AuditEntry | Mapping[str, Any]) -> None:
         """Record one entry at once, without a journal.
@@ -148,7 +150,7 @@ class KlaviyoSink:
             entry = AuditEntry.from_dict(dict(entry))
         metric = self._settings.klaviyo_metric if event == "audit" else event
         body = event_of(entry, metric, self._pseudonym_key, datetime.now(UTC))
-        with self._turn():
+        with self._turn(), self._apart():
             refused = self._send_single(body, self._profile_of(entry))
         if refused is not None:
             raise Rejected([entry], f"Klaviyo refuses it: {refused}")
@@ -201,6 +203,15 @@ class KlaviyoSink:
                 yield
         finally:
             self._lock.release()
+
+    @contextlib.contextmanager
+    def _apart(self) -> Iterator[None]:
+        """What is sent now is of no batch, and no receipt counts it."""
+        counts = self._counts.copy()
+        try:
+            yield
+        finally:
+            self._counts = counts
 
     def _renew_after_fork(self) -> None:
         if os.getpid() != self._pid:
