@@ -2,7 +2,6 @@
 
 import contextlib
 import gc
-import json
 import os
 import threading
 from pathlib import Path
@@ -14,6 +13,7 @@ from klaviyo_audit import Auditor
 from klaviyo_audit.privacy import notice
 from klaviyo_audit.testing import FakeKlaviyo
 from tests import broker, planted
+from tests.waiting import whole_lines
 
 settings.register_profile(
     "project",
@@ -91,7 +91,7 @@ class Trail:
     def lines(self) -> list[dict]:
         if not self.path.exists():
             return []
-        return [json.loads(line) for line in self.path.read_bytes().splitlines()]
+        return whole_lines(self.path)
 
     def of(self, phase: str) -> list[dict]:
         return [line for line in self.lines() if line["phase"] == phase]

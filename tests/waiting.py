@@ -1,5 +1,6 @@
 """Waiting for what has to come, with so much patience that only what never comes is missed."""
 
+import json
 import time
 
 PATIENCE = 200.0
@@ -14,3 +15,8 @@ def wait_for(what, seconds=PATIENCE, every=0.005):
         assert time.monotonic() < deadline, "it does not come"
         time.sleep(every)
     return answer
+
+
+def whole_lines(path):
+    """The JSON lines of a file, but for one at its end that somebody is just writing."""
+    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]

@@ -48,7 +48,8 @@ class Server:
         """``METHOD path`` of every request that came since a mark."""
         with self._log.open("rb") as file:
             file.seek(since)
-            lines = [json.loads(line) for line in file.read().splitlines()]
+            # One at the end may be of a program that was killed, and only just be written down.
+            lines = [json.loads(line) for line in file.read().split(b"\n")[:-1]]
         return [f"{line['method']} {line['path'].rstrip('/')}" for line in lines]
 
     def close(self) -> None:

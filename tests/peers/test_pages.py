@@ -13,6 +13,7 @@ from klaviyo_audit import Auditor, acting_as
 from klaviyo_audit.testing import FakeKlaviyo
 from tests.peers.conftest import required
 from tests.peers.processes import PeerMissing
+from tests.waiting import PATIENCE
 
 CHROMIUM = Path(shutil.which("chromium") or shutil.which("google-chrome") or "chromium")
 KEY = "0123456789abcdef0123456789abcdef"
@@ -52,7 +53,7 @@ def subject(folder, *options):
     environment = {**os.environ, "KLAVIYO_AUDIT_PSEUDONYM_KEY": KEY}
     done = subprocess.run(
         [sys.executable, "-m", "klaviyo_audit", "subject", PERSON, "--format", "html", *options, folder],
-        capture_output=True, text=True, timeout=60, check=True, env=environment,
+        capture_output=True, text=True, timeout=PATIENCE, check=True, env=environment,
     )  # fmt: skip
     return done.stdout
 

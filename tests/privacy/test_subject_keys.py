@@ -117,7 +117,7 @@ if {when == "wal_checkpoint"}:
     keys._epoch = keys._read_epoch()
 keys.forget(Kind.EMAIL, "a@b.de")
 """
-    done = subprocess.run([sys.executable, "-c", program], check=False, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], check=False, timeout=PATIENCE)
     assert done.returncode == 9
     other = SubjectKeys(path, MASTER)
     assert other.forget(Kind.EMAIL, "a@b.de") is (when == "_next_epoch")

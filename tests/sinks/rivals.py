@@ -10,7 +10,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.waiting import PATIENCE, wait_for
+from tests.waiting import PATIENCE, wait_for, whole_lines
 
 LOG, HELD, SECONDS = "RIVALS_LOG", "RIVALS_HELD", "RIVALS_SECONDS"
 """Variables: where the sink writes, what it locks while it delivers, how long that takes."""
@@ -102,10 +102,13 @@ class Rivals:
 
     def done(self):
         """What the sink wrote so far."""
-        return [json.loads(line) for line in self._log.read_text().splitlines()]
+        return whole_lines(self._log)
 
     def delivered(self):
         return [tuple(entry) for one in self.done() for entry in one["entries"]]
+
+    def receipts(self):
+        return whole_lines(self.sink_folder / "receipts.jsonl")
 
     def bookmark(self):
         return json.loads((self.sink_folder / "bookmark").read_bytes())

@@ -1,6 +1,5 @@
 """Several processes ship one journal to one sink; they are killed, stopped and woken."""
 
-import json
 import os
 import random
 import sys
@@ -93,8 +92,7 @@ def test_one_at_a_time_delivers_whoever_is_killed_or_stopped(rivals, trail, writ
     twice = len(delivered) - len(set(delivered))
     assert list(dict.fromkeys(delivered)) == lines_of(trail), "nothing is lost, all in order"
     assert twice <= KILLS * Watched.max_batch_entries
-    receipts = (rivals.sink_folder / "receipts.jsonl").read_text().splitlines()
-    assert sum(json.loads(line)["count"] for line in receipts) >= len(set(delivered))
+    assert sum(one["count"] for one in rivals.receipts()) >= len(set(delivered))
     with capsys.disabled():
         print(f"\n{len(set(delivered)):,} entries, 3 processes, {KILLS} kills: twice {twice}")
 
@@ -112,7 +110,7 @@ def test_a_woken_process_whose_lock_was_taken_away_writes_nothing(rivals, trail,
         assert other != owner
         known = rivals.bookmark()["delivered"]
         wait_for(lambda: rivals.bookmark()["delivered"] > known + 40)
-        receipts = len((rivals.sink_folder / "receipts.jsonl").read_text().splitlines())
+        receipts = len(rivals.receipts())
     places = []
 
     def is_done():
@@ -129,8 +127,7 @@ def test_a_woken_process_whose_lock_was_taken_away_writes_nothing(rivals, trail,
     assert places == sorted(places), "the bookmark went back"
     after = [one for one in rivals.done() if (one["pid"], one["what"]) == (owner, "begin")]
     assert len(after) == len(begun), "it has delivered something more"
-    lines = (rivals.sink_folder / "receipts.jsonl").read_text().splitlines()[receipts:]
-    firsts = [json.loads(line)["first"]["id"] for line in lines]
+    firsts = [one["first"]["id"] for one in rivals.receipts()[receipts:]]
     ids = [line["id"] for line in trail.lines()]
     order = [ids.index(first) for first in firsts]
     assert order == sorted(order), "a receipt of what another has delivered meanwhile"
