@@ -56,17 +56,6 @@ def append_raw(path: Path, lines: Iterable[bytes], *, sync: bool) -> None:
         os.close(fd)
 
 
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a file, oldest first; what is none is passed over (a torn line).
-
-    Raises:
-        OSError: It cannot be read. A missing file has no lines.
-    """
-    for line in raw_lines(path):
-        if (found := decoded(line)) is not None:
-            yield found
-
-
 def raw_lines(path: Path) -> Iterator[bytes]:
     """The lines of a file as they are, without newlines; those with nothing but blanks left out.
 

@@ -17,6 +17,7 @@ from klaviyo_audit.entry import AuditEntry
 from klaviyo_audit.klaviyo.transport import NoReply, NotSent, Reply
 from klaviyo_audit.privacy.assembly import make_ring
 from klaviyo_audit.sinks.base import Rejected, Retry
+from klaviyo_audit.sinks.folder import sink_folder
 from klaviyo_audit.sinks.klaviyo.events import (
     bulk,
     checkpoint_event,
@@ -84,7 +85,7 @@ class KlaviyoSink:
         self._pseudonym_key = (
             None if ring is None else f"{ring.newest.id}:{ring.newest.secret.decode()}"
         )
-        self._folder = settings.dir.absolute() / "sinks" / self.name
+        self._folder = sink_folder(settings.dir.absolute(), self.name)
         self._note = SentNote(self._folder / "sent.json")
         # What Klaviyo has taken (None) or refused (why) of a batch that it has not taken whole,
         # by unique id.

@@ -146,7 +146,7 @@ def _choice(name: str, default: str, choices: Any) -> Any:
 
 def _refused(name: str, value: str, choices: Any) -> str:
     allowed = " or ".join(get_args(choices))
-    return f"{name} is {value[:40]!r}; the OTLP sink can {allowed}"
+    return f"{name} is {value[:40]!r}; it has to be {allowed}"
 
 
 def _endpoint(protocol: Protocol) -> str:
