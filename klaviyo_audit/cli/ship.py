@@ -217,6 +217,9 @@ def _send_again(directory: Path, sink: Sink, settings: Settings) -> Retried:
         except Exception as error:  # a sink may raise anything
             raise Retry(why=reason_of(error)) from error
 
-    retried = retry_dead(sink_folder(directory, sink.name), deliver, most)
+    try:
+        retried = retry_dead(sink_folder(directory, sink.name), deliver, most)
+    finally:
+        attempts.close()
     sink.close()
     return retried

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -19,7 +20,7 @@ from klaviyo_audit.errors import ConfigurationError
 from klaviyo_audit.sinks import registry
 from klaviyo_audit.sinks.base import Rejected, Retry
 from tests.sinks.conftest import Recorded
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, wait_for
 
 TEST_SINKS = {}
 
@@ -193,6 +194,7 @@ def test_dead_letters_are_sent_again(journal, sink):
     assert last.exit_code == 0
     assert sink.actions == ["e3"]
     assert status(journal)["dead_letters"] == 0
+    wait_for(lambda: "klaviyo-audit-mine" not in {one.name for one in threading.enumerate()})
 
 
 def test_a_retry_that_was_killed_loses_no_dead_letter(journal, sink):
