@@ -21,6 +21,7 @@ from tests.peers.kafka_mock import MockCluster
 from tests.sinks.collector import Collector, Reply, records, serving
 from tests.sinks.klaviyo_case import recorded
 from tests.sinks.test_otlp_grpc import Service, start
+from tests.waiting import PATIENCE
 
 PROGRAM = """
 import json, select, sys
@@ -50,6 +51,17 @@ with Auditor(journal="trail", sinks=[sink], seal="off", ship_batch_age=0.2) as a
 STEPS = ["-3600s", "+86400s"]
 
 
+def end(follower):
+    """Have it end as it is asked to; one that does not says where it stands."""
+    follower.send_signal(signal.SIGTERM)
+    try:
+        follower.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        follower.send_signal(signal.SIGABRT)
+        follower.wait(PATIENCE)
+        raise
+
+
 @pytest.fixture
 def run(needed, tmp_path):
     """Run the program, and where it is told to beside it the command, with a clock that it sets."""
@@ -63,6 +75,7 @@ def run(needed, tmp_path):
             "env": {
                 **environment(faketime, file),
                 "KLAVIYO_AUDIT_PSEUDONYM_KEY": "00" * 32,
+                "PYTHONFAULTHANDLER": "1",
                 "KLAVIYO_AUDIT_SHIP": "off" if beside else "background",
                 "KLAVIYO_AUDIT_SHIP_BATCH_AGE": "0.2",
                 **variables,
@@ -74,7 +87,7 @@ def run(needed, tmp_path):
                 ship = [sys.executable, "-m", "klaviyo_audit", "ship", "trail", "--sink", sink]
                 follower = subprocess.Popen([*ship, "--follow"], **where)
                 stack.enter_context(follower)
-                stack.callback(follower.send_signal, signal.SIGTERM)
+                stack.callback(end, follower)
             done = subprocess.run(
                 [sys.executable, "-c", PROGRAM, file, sink, *offsets],
                 **where,
