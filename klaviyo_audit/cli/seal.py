@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from klaviyo_audit.cli.location import fail, journal_argument, locate
+from klaviyo_audit.cli.stopping import stop_by_signal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -100,7 +99,4 @@ def _work(sealer: Sealer) -> bool:
 
 
 def _follow(sealer: Sealer) -> None:
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    sealer.run(stop)
+    sealer.run(stop_by_signal())

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from typing import TYPE_CHECKING, Final
 
 import click
 
 from klaviyo_audit.cli.location import fail, journal_argument, locate
+from klaviyo_audit.cli.stopping import stop_by_signal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -148,9 +147,7 @@ def _once(shipping: Shipping, timeout: float) -> None:
 
 
 def _follow(shipping: Shipping, settings: Settings) -> None:
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    stop = stop_by_signal()
     while not stop.wait(_POLL_SECONDS):
         pass
     shipping.close(settings.ship_exit_wait)
