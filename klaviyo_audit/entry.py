@@ -106,6 +106,9 @@ class Http:
     """Attempts the SDK made (calls of ``ApiClient.call_api``)."""
     requests: int | None = None
     """HTTP requests really sent, repeats below the SDK included; absent if it cannot be known."""
+    server: str | None = None
+    """Scheme, host and port that requests were sent to, where it was not ``https://a.klaviyo.com``:
+    the key went there."""
     request_id: str | None = None
     """``x-klaviyo-req-id``, else ``CF-Ray``."""
     revision: str | None = None

@@ -146,6 +146,7 @@ def _facts(use: KeyUse, wrong: dict[str, dict[Flag, str]], now: datetime) -> dic
         "site": use.site,
         "labels": sorted(use.labels),
         "services": {name: shown(at) for name, at in sorted(use.services.items())},
+        "servers": sorted(use.servers),
         "first": shown(use.first),
         "last": shown(use.last),
         "created": None if use.created is None else shown(use.created),
@@ -171,6 +172,8 @@ def _print(uses: dict[str, KeyUse], wrong: dict[str, dict[Flag, str]], now: date
         click.echo(_clean(f"  used   {shown(use.first)} to {shown(use.last)}, age {days}"))
         click.echo(f"  calls  {use.calls:,}, of them {use.failures:,} failed or denied")
         click.echo(_clean(f"  by     {', '.join(sorted(use.services))}"))
+        if use.servers:
+            click.echo(_clean(f"  sent   also to {', '.join(sorted(use.servers))}"))
         click.echo(_clean(f"  scopes {', '.join(sorted(use.scopes)) or '-'}"))
         for flag, why in wrong.get(use.fingerprint, {}).items():
             click.secho(_clean(f"  ! {flag.value.replace('_', ' ')}: {why}"), fg="red")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from klaviyo_audit.calls import JUDGING
 from klaviyo_audit.journal.format import json_text
 from klaviyo_audit.klaviyo import catalog, noting, targets
+from klaviyo_audit.klaviyo.account import KLAVIYO
 from klaviyo_audit.klaviyo.keys import key_of
 from klaviyo_audit.klaviyo.outcome import http_text, requests_in_failure
 from klaviyo_audit.klaviyo.readings import overriding
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 _SDK_AGENT = "klaviyo-api-python/"
 """What the SDK says it is, unless the program has set ``ApiClient.user_agent``."""
+
+_KLAVIYO = f"{KLAVIYO}/"
 
 _INTEGER = re.compile(r"\s*(\d{1,9})")
 _RETRY_AFTER = re.compile(
@@ -75,6 +79,8 @@ def watch_attempt(
             call.transport_url = None
     if not call.attempts:
         recorder.before_request(call)
+    if not text.startswith(_KLAVIYO):
+        call.server = _server("/".join(text.split("/", 3)[:3]), recorder.gate)
     call.attempts += 1
     call.status = call.http = None
     call.transport_url = url
@@ -119,6 +125,19 @@ def _describe_request(
         agent = headers.get("User-Agent")
         if agent is not None and not agent.startswith(_SDK_AGENT):
             call.agent = gate.text(agent, 200)
+
+
+@lru_cache(maxsize=32)
+def _server(origin: str, gate: Gate) -> str:
+    """What urllib3 takes for scheme, host and port of a URL, which may be cut off after them."""
+    from urllib3.exceptions import LocationParseError
+    from urllib3.util import parse_url
+
+    try:
+        url = parse_url(origin)
+    except LocationParseError:
+        return "unreadable"
+    return gate.text(f"{url.scheme}://{url.host}" + (f":{url.port}" if url.port else ""), 200)
 
 
 def url_path(url: str) -> str:

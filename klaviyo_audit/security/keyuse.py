@@ -42,6 +42,8 @@ class KeyUse:
     failures: int = 0
     services: dict[str, datetime] = field(default_factory=dict)
     """When each service used it last."""
+    servers: set[str] = field(default_factory=set)
+    """Where it was sent to that is not Klaviyo."""
     scopes: Counter[str] = field(default_factory=Counter)
     """Calls that Klaviyo took, by the scopes they needed."""
     refused_scopes: Counter[str] = field(default_factory=Counter)
@@ -99,7 +101,10 @@ def _count(use: KeyUse, members: Mapping[str, Any], key: Mapping[str, Any]) -> N
     use.failures += members.get("result") != Result.SUCCESS
     service = str((members.get("origin") or {}).get("service") or "?")
     use.services[service] = max(at, use.services.get(service, at))
-    status = (members.get("http") or {}).get("status")
+    http = members.get("http") or {}
+    status = http.get("status")
+    if server := http.get("server"):
+        use.servers.add(str(server))
     scopes = [str(scope) for scope in (members.get("call") or {}).get("scopes") or ()]
     if status == UNAUTHORIZED:
         use.refused = at if use.refused is None else max(use.refused, at)

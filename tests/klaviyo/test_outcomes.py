@@ -262,3 +262,34 @@ def test_a_secret_in_a_response_header_is_masked(secret):
     privacy.CREDENTIALS.add(planted.OAUTH_TOKEN)
     assert secret not in Gate().token(secret)
     assert Gate().token("01HREQ-id.7:x") == "01HREQ-id.7:x"
+
+
+def test_the_server_is_told_where_it_is_not_klaviyos(klaviyo, client, fake, trail):
+    klaviyo.Profiles.get_profile("01HPROFILE")
+    assert trail.outcome()["http"]["server"] == fake.url
+    pool = client.api_client.rest_client.pool_manager
+    send = pool.request
+    pool.request = lambda method, url, **more: send(
+        method, url.replace("https://a.klaviyo.com", fake.url), **more
+    )
+    client.configuration.host = "https://a.klaviyo.com"
+    klaviyo.Profiles.get_profile("01HPROFILE")
+    assert trail.last()["http"]["status"] == 200
+    assert "server" not in trail.last()["http"]
+
+
+@pytest.mark.parametrize(
+    "looks_like",
+    [
+        "http://dana:pw-{0}@{1}",
+        "https://a.klaviyo.com@{1}",
+        "https://A.klaviyo.com@{1}",
+        "http://{1}?dana@example.com",
+    ],
+)
+def test_the_server_is_what_urllib3_makes_of_the_url(klaviyo, client, trail, looks_like):
+    host = f"127.0.0.1:{free_port()}"
+    client.configuration.host = looks_like.format(planted.SITE_KEY, host)
+    with pytest.raises(urllib3.exceptions.MaxRetryError, match="127.0.0.1"):
+        klaviyo.Profiles.get_profile("01HPROFILE")
+    assert trail.outcome()["http"]["server"] == f"{looks_like.partition(':')[0]}://{host}"

@@ -77,8 +77,10 @@ def test_the_keys_of_a_real_trail(tmp_path, monkeypatch):
     assert list(of_reader["services"]) == ["shop"]
     assert list(of_dead["flags"]) == ["revoked_in_use"]
     assert of_dead["scopes"] == {}
+    assert of_dead["servers"] == [fake.url]
     text = command(cwd=tmp_path).stdout
     assert "revoked in use" in text
+    assert text.count(f"  sent   also to {fake.url}\n") == 3
     assert text.count("  calls  2, of them 1 failed or denied\n") == 2
     assert text.count("  calls  2, of them 2 failed or denied\n") == 1
     assert not any(key in text + done.stdout for key in (reader, writer, dead))

@@ -37,6 +37,7 @@ FULL: dict[str, Any] = {
         "status": 429,
         "attempts": 2,
         "requests": 3,
+        "server": "http://192.0.2.9:8080",
         "request_id": "req-1",
         "revision": "2026-07-15",
         "rate_limit": {"limit": 750, "remaining": 0, "reset": 31, "retry_after": "7"},

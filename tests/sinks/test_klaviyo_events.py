@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from klaviyo_audit.entry import Actor, Origin, Phase
+from klaviyo_audit.entry import Actor, Http, Origin, Phase
 from klaviyo_audit.errors import ConfigurationError
 from klaviyo_audit.privacy.assembly import make_pseudonyms
 from klaviyo_audit.privacy.identifiers import Kind
@@ -90,6 +90,12 @@ def test_what_people_write_freely_never_goes():
     assert found["withheld"] == [
         "ip", "metadata", "on_behalf_of", "reason", "request", "response", "user_id"
     ]  # fmt: skip
+
+
+def test_names_of_servers_do_not_go():
+    found = properties(entry(http=Http(attempts=1, server="http://proxy.shop.internal:3128")))
+    assert "internal" not in json.dumps(found)
+    assert found["withheld"] == ["server", "user_id"]
 
 
 def test_every_member_that_goes_is_on_the_list():

@@ -91,6 +91,7 @@ def test_every_member_has_its_attribute_with_exact_name_and_type():
         "klaviyo.revision": "2026-10-15",
         "klaviyo.http.attempts": 2,
         "klaviyo.http.requests": 3,
+        "klaviyo.http.server": "http://192.0.2.9:8080",
         "http.request.resend_count": 2,
         "http.response.status_code": 429,
         "klaviyo.request_id": "req-1",

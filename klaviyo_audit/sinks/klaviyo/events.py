@@ -134,6 +134,8 @@ def _withheld(entry: AuditEntry) -> list[str]:
     names = [name for name in _FREE if getattr(entry, name) is not None]
     if entry.metadata:
         names.append("metadata")
+    if entry.http is not None and entry.http.server is not None:
+        names.append("server")
     if entry.actor is not None:
         names += [name for name in _FREE_OF_ACTOR if getattr(entry.actor, name) is not None]
     return names

@@ -62,6 +62,7 @@ ATTRIBUTES: Mapping[str, str] = MappingProxyType(
         "call.revision": "klaviyo.revision",
         "http.attempts": "klaviyo.http.attempts",
         "http.requests": "klaviyo.http.requests",
+        "http.server": "klaviyo.http.server",
         "http.status": "http.response.status_code",
         "http.request_id": "klaviyo.request_id",
         "http.revision": "klaviyo.response.revision",
