@@ -16,7 +16,8 @@ _ESCAPE: Final = re.compile(
 )
 _HIGHEST: Final = 0x10FFFF
 # RFC 2045, section 6.7: a line that goes on, and a character by its number.
-_LINE_GOES_ON: Final = re.compile(r"=[ \t]{0,4}\r?\n")
+LINE_GOES_ON: Final = re.compile(r"=[ \t]{0,4}\r?\n")
+"""Quoted-printable's soft line break, which may be anywhere in a word."""
 _QUOTED_PRINTABLE: Final = re.compile(r"=(?:3D){0,4}([2-7][0-9A-F])")
 # Dashes, and dots that are put between the digits of numbers.
 _ALIKE: Final = {
@@ -74,13 +75,8 @@ def _once(text: str) -> str:
     if "\\" in text:
         text = _ESCAPE.sub(_unescape, text)
     if "=" in text:
-        text = _quoted_printable(lines_joined(text))
+        text = _quoted_printable(LINE_GOES_ON.sub("", text))
     return _SPACED_AT.sub("@", text) if "@" in text or "at" in text.lower() else text
-
-
-def lines_joined(text: str) -> str:
-    """The text without quoted-printable's soft line breaks, which may be anywhere in a word."""
-    return _LINE_GOES_ON.sub("", text) if "\n" in text else text
 
 
 def _quoted_printable(text: str) -> str:

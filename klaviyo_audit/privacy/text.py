@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from klaviyo_audit.privacy import detection, secrets
 from klaviyo_audit.privacy.identifiers import Kind
-from klaviyo_audit.privacy.plain import LAYERS, SIGNS, is_plain, lines_joined, plain
+from klaviyo_audit.privacy.plain import LAYERS, LINE_GOES_ON, SIGNS, is_plain, plain
 from klaviyo_audit.privacy.secrets import CREDENTIALS
 
 if TYPE_CHECKING:
@@ -52,14 +52,37 @@ def clean(
         return text
     # What comes after the cut is not kept, so it costs nothing to speak of, whatever it holds.
     read = text if length <= limit + _BEYOND else text[: limit + _BEYOND]
-    if "=" in read:
-        read = lines_joined(read)
+    if "=" in read and "\n" in read:
+        read = _lines_joined(read, None if pseudonyms is None else pseudonyms.region, credentials)
     kept, rest = _masked(read, limit, pseudonyms, credentials)
     if not is_plain(read):
         kept = _read_again(kept, rest, pseudonyms, credentials)
     if length > limit:
         return kept + cut_mark(text, pseudonyms)
     return kept
+
+
+def _lines_joined(text: str, region: str | None, credentials: Credentials) -> str:
+    """The text without the soft line breaks that go through what has to be masked.
+
+    The others stay: joined with the name before it, what follows ``id=`` or ``token=`` in the next
+    line would look like part of a word.
+    """
+    through: set[int] = set()
+    # The sign may also be the one that gives a value: ``token=`` with a break in the value as well.
+    for sign in ("", "="):
+        joined = LINE_GOES_ON.sub(sign, text)
+        found = [(one.start, one.end) for one in detection.find(joined, region)]
+        spans = _joined(sorted([*secrets.find(joined, credentials), *found]))
+        at = removed = 0
+        for line_break in LINE_GOES_ON.finditer(text):
+            place = line_break.start() - removed + len(sign)
+            removed += len(line_break[0]) - len(sign)
+            while at < len(spans) and spans[at][1] <= place:
+                at += 1
+            if at < len(spans) and spans[at][0] < place:
+                through.add(line_break.start())
+    return LINE_GOES_ON.sub(lambda one: "" if one.start() in through else one[0], text)
 
 
 def is_harmless(text: str, credentials: Credentials = CREDENTIALS) -> bool:

@@ -115,6 +115,26 @@ def test_an_address_that_is_not_written_as_one(text):
     assert "email:k1:" in cleaned or "[email]" in cleaned
 
 
+@pytest.mark.parametrize("end", ["=\n", "= \t\r\n"])
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("id={}0015005550006", "id={}[phone]"),  # not the id id0015005550006
+        ("id={}(500) 555-0006", "id={}[phone]"),
+        ("call 0015005={}550006", "call [phone]"),
+        ("token={}q8Zr7tYp2Lm9", "token={}[secret]"),
+        ("token={}q8Zr7={}tYp2Lm9", "token={}[secret]"),
+        ("da={}na@mail.exam={}ple.com, id={}7", "[email], id={}7"),
+        ("id={}x1 y={}", "id={}x1 y={}"),
+    ],
+)
+def test_a_line_that_goes_on_is_read_with_and_without_its_end(text, shown, end):
+    def written(form):
+        return form.replace("={}", end)
+
+    assert Gate().text(f"note {written(text)} end") == f"note {written(shown)} end"
+
+
 @pytest.mark.parametrize(
     "address", ["dana@[127.0.0.1]", "dana@[IPv6:2001:db8::1]", '"d m"@[10.0.0.1]']
 )
