@@ -100,8 +100,8 @@ class CallRecord:
     """Status of the last attempt; None when it got no answer."""
     http: str | None = None
     """The members of the entry's ``http`` as JSON text, from the last attempt."""
-    server: str | None = None
-    """The entry's ``http.server``."""
+    server: str = ""
+    """The member ``server`` of the entry's ``http`` as JSON text, with a comma before it."""
     key: str | None = None
     """The entry's ``key`` as JSON text."""
     resource: str | None = None

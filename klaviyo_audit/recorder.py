@@ -84,6 +84,8 @@ class Recorder:
         self.guard = guard
         self.gate = gate = Gate() if gate is None else gate
         self.on_deletion = on_deletion
+        self.server = ("\0", "")
+        """How URLs of the last server begin that was not Klaviyo's, and what entries say of it."""
         levels = gate.policy.levels
         self.notes_requests = not levels.isdisjoint((Level.REQUEST, Level.REQUEST_RESPONSE))
         """Some calls' requests are kept."""

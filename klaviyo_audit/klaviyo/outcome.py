@@ -71,13 +71,14 @@ def http_text(call: CallRecord) -> str:
     """The first members of the entry's ``http``: what is known of every call."""
     status = call.status
     if type(status) is int and call.requests is not None:
-        text = f'"status":{status},"attempts":{call.attempts},"requests":{call.requests}'
-    else:
-        text = "" if status is None else f'"status":{json_text(status)},'
-        text += f'"attempts":{call.attempts}'
-        if call.requests is not None:
-            text += f',"requests":{call.requests}'
-    return text if call.server is None else f'{text},"server":{json_text(call.server)}'
+        return (
+            f'"status":{status},"attempts":{call.attempts},"requests":{call.requests}{call.server}'
+        )
+    text = "" if status is None else f'"status":{json_text(status)},'
+    text += f'"attempts":{call.attempts}'
+    if call.requests is not None:
+        text += f',"requests":{call.requests}'
+    return text + call.server
 
 
 def _klaviyo_errors(error: BaseException, gate: Gate) -> str:

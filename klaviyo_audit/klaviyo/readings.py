@@ -60,9 +60,10 @@ def overriding(method: Any, url: str, headers: Mapping[str, Any] | None) -> str 
         In upper case; ``OTHER`` for what can be none, and for several. None where none is asked
         for, or the request's own.
     """
-    asked = set()
-    if headers and not _ORDINARY.issuperset(headers):
-        asked = {value for name, value in headers.items() if is_override(name)}
+    ordinary = not headers or _ORDINARY.issuperset(headers)
+    if ordinary and _PARAMETER_OVERRIDE not in url:
+        return None
+    asked = {value for name, value in (headers or {}).items() if is_override(name)}
     if _PARAMETER_OVERRIDE in url:
         query = urlsplit(url).query
         asked |= {value for name, value in parse_qsl(query) if name == _PARAMETER_OVERRIDE}

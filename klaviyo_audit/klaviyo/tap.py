@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -80,7 +79,8 @@ def watch_attempt(
     if not call.attempts:
         recorder.before_request(call)
     if not text.startswith(_KLAVIYO):
-        call.server = _server("/".join(text.split("/", 3)[:3]), recorder.gate)
+        begins, member = recorder.server
+        call.server = member if text.startswith(begins) else _describe_server(recorder, text)
     call.attempts += 1
     call.status = call.http = None
     call.transport_url = url
@@ -127,17 +127,20 @@ def _describe_request(
             call.agent = gate.text(agent, 200)
 
 
-@lru_cache(maxsize=32)
-def _server(origin: str, gate: Gate) -> str:
-    """What urllib3 takes for scheme, host and port of a URL, which may be cut off after them."""
+def _describe_server(recorder: Recorder, text: str) -> str:
+    """The entry's ``http.server``: what urllib3 takes for scheme, host and port of a URL."""
     from urllib3.exceptions import LocationParseError
     from urllib3.util import parse_url
 
+    origin = "/".join(text.split("/", 3)[:3])
     try:
         url = parse_url(origin)
+        server = f"{url.scheme or 'http'}://{url.host}" + (f":{url.port}" if url.port else "")
     except LocationParseError:
-        return "unreadable"
-    return gate.text(f"{url.scheme}://{url.host}" + (f":{url.port}" if url.port else ""), 200)
+        server = "unreadable"
+    member = f',"server":{json_text(recorder.gate.text(server, 200))}'
+    recorder.server = (f"{origin}/", member)
+    return member
 
 
 def url_path(url: str) -> str:
