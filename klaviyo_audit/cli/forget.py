@@ -13,7 +13,6 @@ from klaviyo_audit.cli.location import fail, journal_argument, locate
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from klaviyo_audit.auditor import Auditor
     from klaviyo_audit.privacy.erasure import Forgotten
     from klaviyo_audit.privacy.identifiers import Kind
     from klaviyo_audit.settings import Settings
@@ -112,7 +111,7 @@ def _destroy(
                 entry_id = auditor.record(
                     erasure.ACTION, result=Result.SUCCESS, metadata=done.facts()
                 )
-            _certify(path, persons, done, entry_id, auditor, as_json=as_json)
+            _certify(path, persons, done, user, entry_id, auditor.settings, as_json=as_json)
         return done
     finally:
         keys.close()
@@ -122,20 +121,20 @@ def _certify(
     path: Path,
     persons: tuple[str, ...],
     done: Forgotten,
+    user: str,
     entry_id: str | None,
-    auditor: Auditor,
+    settings: Settings,
     *,
     as_json: bool,
 ) -> None:
     from klaviyo_audit import clock
     from klaviyo_audit.privacy import erasure
 
-    settings = auditor.settings
     certificate = erasure.Certificate(
         persons=persons,
         kinds=done.kinds,
         when=clock.now(),
-        by=settings.user_id or f"klaviyo-audit/{getpass.getuser()}",
+        by=user,
         entry_id=entry_id,
         journal=settings.origin or path.absolute().name,
         sealed_lines=_sealed_lines(path),
