@@ -68,9 +68,9 @@ def verify(
     beside the journal, which whoever can change the journal can replace.
     """
     from klaviyo_audit.errors import ConfigurationError
+    from klaviyo_audit.journal.sidefile import replace_file
     from klaviyo_audit.journal.verified import Verified
     from klaviyo_audit.journal.verify import verify as verify_journal
-    from klaviyo_audit.sinks.bookmark import replace_file
 
     path = locate(directory)
     _check_options(path, since, resume, against)

@@ -1,4 +1,4 @@
-"""The small files beside the journal that its sealer writes: appended to, or replaced whole."""
+"""The small files beside the journal: appended to by its sealer, or replaced whole."""
 
 from __future__ import annotations
 
@@ -130,10 +130,29 @@ def replace(lease: Lease, path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
-def write_new(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes, *, sync: bool) -> None:
+    """Replace a file whole (0600): whoever reads it sees the old one or the new one.
+
+    Args:
+        path: The file.
+        content: What is to be in it.
+        sync: Return only when it is on the disk.
+
+    Raises:
+        OSError: It cannot be written; the old one is still there.
+    """
+    new = path.with_name(f".{path.name}.new")
+    write_new(new, content, sync=sync)
+    new.rename(path)
+    if sync:
+        sync_folder(path.parent)
+
+
+def write_new(path: Path, content: bytes, *, sync: bool = True) -> None:
     """Write a file (0600) and make its contents durable; an old one there is written over."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, FILE_MODE)
     with os.fdopen(fd, "wb") as file:
         file.write(content)
-        file.flush()
-        os.fsync(fd)
+        if sync:
+            file.flush()
+            os.fsync(fd)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from klaviyo_audit.errors import KlaviyoAuditError
-from klaviyo_audit.sinks.bookmark import replace_file
+from klaviyo_audit.journal.sidefile import replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -12,10 +11,9 @@ import orjson
 
 from klaviyo_audit import clock
 from klaviyo_audit.errors import JournalCorrupt
-from klaviyo_audit.journal.commit import sync_folder
-from klaviyo_audit.journal.folder import FILE_MODE
 from klaviyo_audit.journal.format import checksum_holds, encode
 from klaviyo_audit.journal.reader import open_journal
+from klaviyo_audit.journal.sidefile import replace_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -157,27 +155,3 @@ class BookmarkFile:
         replace_file(self._folder / BOOKMARK_NAME, encode(members), sync=sync)
         if sync:
             self._sync_at = now + _SYNC_SECONDS
-
-
-def replace_file(path: Path, content: bytes, *, sync: bool) -> None:
-    """Replace a file whole (0600): whoever reads it sees the old one or the new one.
-
-    Args:
-        path: The file.
-        content: What is to be in it.
-        sync: Return only when it is on the disk.
-
-    Raises:
-        OSError: It cannot be written; the old one is still there.
-    """
-    new = path.with_name(f".{path.name}.new")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
-    fd = os.open(new, flags, FILE_MODE)
-    with os.fdopen(fd, "wb") as file:
-        file.write(content)
-        if sync:
-            file.flush()
-            os.fsync(fd)
-    new.rename(path)
-    if sync:
-        sync_folder(path.parent)

@@ -13,7 +13,7 @@ from klaviyo_audit.journal.checkpoint import read_notes
 from klaviyo_audit.journal.format import checksum_holds, encode
 from klaviyo_audit.journal.lease import CHECKPOINTS_NAME
 from klaviyo_audit.journal.reader import open_journal
-from klaviyo_audit.sinks.bookmark import replace_file
+from klaviyo_audit.journal.sidefile import replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable

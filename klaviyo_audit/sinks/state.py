@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from klaviyo_audit.journal.reader import open_journal
-from klaviyo_audit.sinks.bookmark import replace_file
+from klaviyo_audit.journal.sidefile import replace_file
 
 if TYPE_CHECKING:
     from pathlib import Path
